@@ -1,0 +1,1 @@
+"""leandet: the fastest NMS-free object detector that a machine can run."""
