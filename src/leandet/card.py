@@ -61,7 +61,7 @@ class Card:
             raise UserError(f"{where}: its card is larger than {MAX_CARD_BYTES} bytes; refusing to read it.")
         try:
             value: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: its card is not JSON ({error}); export the model again.") from error
         if not isinstance(value, dict) or value.get("version") != CARD_VERSION:
             found = value.get("version") if isinstance(value, dict) else None
@@ -78,7 +78,7 @@ class Card:
             metrics = {str(k): float(v) for k, v in value["metrics"].items()}
             provenance = {str(k): str(v) for k, v in value["provenance"].items()}
             spec = Spec.from_json(value["spec"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{where}: its card is damaged ({error!r}); export the model again.") from error
         except UserError as error:
             raise UserError(f"{where}: {error}") from error

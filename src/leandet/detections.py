@@ -60,10 +60,10 @@ class Detections:
         Raises:
             UserError: if a label is outside `classes`.
         """
-        if len(self) and int(self.labels.max()) >= len(classes):
+        strange = self.labels[(self.labels < 0) | (self.labels >= len(classes))]
+        if len(strange):
             raise UserError(
-                f"the model answered label {int(self.labels.max())} but its card names only {len(classes)} classes: "
-                "export it again."
+                f"the model answered label {strange[0]} but its card names {len(classes)} classes: export it again."
             )
         return [
             {

@@ -1,4 +1,4 @@
-"""Letterboxing: the one way in which a photograph becomes a network's input, in training's evaluation and on every runtime."""
+"""Letterboxing: the one way in which a photograph becomes a network's input, in evaluation and on every runtime."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The detector: backbone taps to neck, head and predictions."""

@@ -74,7 +74,7 @@ class Spec:
                 levels=tuple(int(s) for s in value["levels"]),
                 kept={str(k): int(v) for k, v in value["kept"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the card's spec is damaged ({error!r}): export the model again.") from error
 
 

@@ -1,0 +1,78 @@
+"""`leandet`: one short function for each verb; argument names equal the Python names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from leandet.cli.data import data_app
+from leandet.cli.make import build_command, eval_command, export_command, train_command
+from leandet.cli.nets import nets_command
+from leandet.cli.run import bench_command, detect_command
+from leandet.errors import UserError
+
+OK, OUR_FAULT, USER_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Labelled images and a latency budget in, an NMS-free object detector out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("build", rich_help_panel="The main job")(build_command)
+app.command("detect", rich_help_panel="Use a detector")(detect_command)
+app.command("eval", rich_help_panel="Use a detector")(eval_command)
+app.command("bench", rich_help_panel="Use a detector")(bench_command)
+app.command("train", rich_help_panel="Step by step")(train_command)
+app.command("export", rich_help_panel="Step by step")(export_command)
+app.command("nets", rich_help_panel="Step by step")(nets_command)
+app.add_typer(data_app, name="data", rich_help_panel="Step by step")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"leandet {version('leandet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Labelled images and a latency budget in, an NMS-free object detector out."""
+
+
+def main() -> None:
+    """Run the command line; ends the process.
+
+    Exit codes: 0 done, 1 our fault (with a traceback to send us), 2 the person's input (one sentence on standard
+    error), 130 interrupted.
+    """
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _say(f"error: {error}")
+        sys.exit(USER_INPUT)
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is kept.")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`leandet nets | head`): no one is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OK)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The verbs that make and judge a detector: build, train, eval, export."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leandet.errors import UserError
+
+if TYPE_CHECKING:
+    from leandet.pipeline import Result
+
+Data = Annotated[Path, typer.Argument(help="Labelled images: a folder or file in COCO, VOC or YOLO layout.")]
+Backbone = Annotated[str, typer.Option(help="A name from `leandet nets`.")]
+Weights = Annotated[str, typer.Option(help="The backbone's start: imagenet, none, or a safetensors file.")]
+Side = Annotated[int, typer.Option(help="Longest side of the network's input in pixels, a multiple of 32.")]
+Width = Annotated[int, typer.Option(help="Channels of neck and head.")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the training images; chosen by their number if left out.", min=1)
+]
+Batch = Annotated[int, typer.Option(min=1, max=4096, help="Images in a training step.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted work in --out.")]
+Split = Annotated[str | None, typer.Option(help="Which split: train, val or test; test if there is one, else val.")]
+
+DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 400, 192, 64, 60
+DEMO_BACKBONE = "mobilenet_v2_050"
+
+
+def milliseconds(text: str) -> float:
+    """A latency such as `8ms`, `8`, `7.5 ms` or `0.01s`, in ms.
+
+    Raises:
+        UserError: if it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
+    if match is None or not float(match[1]) > 0:
+        raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def build_command(
+    data: Annotated[
+        Path | None, typer.Argument(help="Labelled images: a folder or file in COCO, VOC or YOLO layout.")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Use the embedded data, drawn in code, and a small network.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Latency to meet, photograph in, boxes out, such as 8ms; the report says if it was."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all results; runs/NAME if left out.")] = None,
+    backbone: Backbone = "mobilenet_v2",
+    weights: Weights = "imagenet",
+    size: Side = 320,
+    width: Width = 96,
+    epochs: Epochs = None,
+    batch: Batch = 16,
+    seed: Seed = 0,
+    threads: Threads = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """From labelled images to an NMS-free detector: check, train, export, measure, report."""
+    if (data is None) != demo:
+        raise UserError("name the folder of labelled images, or give --demo (not both).")
+    out = out or Path("runs") / ("demo" if data is None else data.resolve().stem)
+    from leandet.pipeline import Options, build
+
+    if data is None:
+        from leandet.data.shapes import draw_shapes
+
+        data = draw_shapes(out / "data", train=DEMO_IMAGES)
+        backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
+        epochs = epochs or DEMO_EPOCHS
+    limit = None if budget is None else milliseconds(budget)
+    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit)
+    result = build(options, resume=resume, tell=_tell)
+    if as_json:
+        typer.echo(json.dumps(result.results))
+    else:
+        _print_result(result)
+
+
+def _print_result(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    results = result.results
+    table = Table(title=f"AP on the {results['chosen']['split']} split", title_style="", box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in ("AP %", "AP50 %", "with NMS %", "p50 ms", "kB", "parameters M", "multiply-adds M", "took s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in results["stages"]:
+        table.add_row(
+            row["name"],
+            *(f"{100 * row[name]:.1f}" for name in ("ap", "ap50", "ap_with_nms")),
+            f"{row['p50_ms']:.2f}",
+            f"{row['bytes'] / 1e3:.0f}",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['multiply_adds'] / 1e6:.0f}",
+            f"{row['seconds']:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    if results["budget_ms"] is not None:
+        verdict = "meets" if results["met"] else "misses"
+        typer.echo(f"{results['chosen']['p50_ms']:.2f} ms {verdict} the budget of {results['budget_ms']:g} ms")
+    model = result.out / results["chosen"]["path"]
+    typer.echo(f"report: {result.out / 'report.html'}\nmodel: {model}\ntry: leandet detect {model} YOUR_PICTURES")
+
+
+def train_command(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the model, checkpoints and logs.")],
+    backbone: Backbone = "mobilenet_v2",
+    weights: Weights = "imagenet",
+    size: Side = 320,
+    width: Width = 96,
+    epochs: Epochs = None,
+    batch: Batch = 16,
+    seed: Seed = 0,
+    threads: Threads = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train a detector and save it as model.safetensors."""
+    from leandet.pipeline import Options, train_only
+
+    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads)
+    row = train_only(options, resume=resume, tell=_tell)
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        typer.echo(f"AP {100 * row['ap']:.1f} % on the {row['split']} split; {out / row['path']}")
+
+
+def eval_command(
+    model: Annotated[Path, typer.Argument(help="A model file: .onnx or .safetensors.")],
+    data: Data,
+    split: Split = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a detector's accuracy: COCO AP in original pixels, with and without NMS."""
+    from leandet.data.read import read
+    from leandet.evaluate import check_classes, evaluate
+    from leandet.runtime import open_runtime
+
+    runtime = open_runtime(model, threads)
+    dataset, _ = read(data, make_splits=split is None)
+    name = split or ("test" if dataset.splits.get("test") else "val")
+    if not (samples := dataset.splits.get(name)):
+        raise UserError(f"{data} has no {name} split: it has {', '.join(k for k, v in dataset.splits.items() if v)}.")
+    check_classes(runtime, dataset.classes, str(data))
+    scores, _ = evaluate(runtime, samples, dataset.classes)
+    figures = {**scores.to_json(), "split": name, "runtime": runtime.name}
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        _print_scores(figures)
+
+
+def _print_scores(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title_style="")
+    table.title = f"{figures['images']} images of the {figures['split']} split, {figures['runtime']}"
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, label in (
+        ("ap", "AP, IoU .50:.95"),
+        ("ap50", "AP, IoU .50"),
+        ("ap75", "AP, IoU .75"),
+        ("ap_small", "AP, small (below 32x32 px)"),
+        ("ap_medium", "AP, medium (to 96x96 px)"),
+        ("ap_large", "AP, large"),
+        ("ap_with_nms", "AP after an NMS, for comparison"),
+    ):
+        table.add_row(label, "-" if figures[name] < 0 else f"{100 * figures[name]:.1f} %")
+    for name, ap in figures["per_class"].items():
+        table.add_row(f"  AP of {name}", "-" if ap < 0 else f"{100 * ap:.1f} %")
+    table.add_row("duplicates in 100 objects", f"{figures['duplicates_per_100']:.1f}")
+    Console().print(table)
+
+
+def export_command(
+    model: Annotated[Path, typer.Argument(help="A .safetensors detector.")],
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The new file; beside the model if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a deployable file, checked against PyTorch before it appears."""
+    import numpy as np
+
+    from leandet.detector.files import load_detector
+    from leandet.export import export_onnx
+
+    if to != "onnx":
+        raise UserError(f"--to must be onnx, not {to!r}.")
+    detector, card = load_detector(model)
+    path = out or model.with_suffix(".onnx")
+    size = card.spec.size
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, size.height, size.width), np.uint8)
+    parity = export_onnx(detector, card, path, pictures)
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "parity_px": parity.boxes, "parity_score": parity.scores}))
+    else:
+        typer.echo(f"{path}: within {parity.boxes:.2g} px and a score of {parity.scores:.2g} of PyTorch")

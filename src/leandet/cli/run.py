@@ -1,0 +1,112 @@
+"""`leandet detect` and `leandet bench`: the verbs that run a finished model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from leandet.runtime.bench import BenchReport
+
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def detect_command(
+    model: Annotated[Path, typer.Argument(help="The model file: .onnx, or .safetensors where torch is installed.")],
+    sources: Annotated[list[str], typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'.")],
+    save: Annotated[Path, typer.Option(help="Folder for the drawn pictures and detections.json.")] = Path(
+        "runs/detect"
+    ),
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Drop scores under this, 0 to 1.")] = 0.3,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Detect objects in images: a drawn picture for each and one detections.json."""
+    import cv2
+    from rich.console import Console
+
+    from leandet.runtime import open_runtime
+    from leandet.runtime.detect import detect
+    from leandet.runtime.sources import find_images
+
+    images = find_images(sources)
+    runtime = open_runtime(model, threads)
+    cv2.setNumThreads(runtime.threads)
+    summary = detect(runtime, runtime.card.classes, images, save, threshold, console=Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
+        return
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(
+        f"{summary.detections} objects in {summary.images} images{skipped}, {summary.seconds:.1f} s; "
+        f"pictures and detections.json are in {save}"
+    )
+
+
+def bench_command(
+    models: Annotated[list[Path], typer.Argument(help="Model files, measured in turns.")],
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Measured time for each model, in seconds.")] = 5.0,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Image file, folder or pattern; may be repeated. A drawn 640x480 picture if left out."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images in one call.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast models run on this machine: photograph in, boxes out."""
+    from rich.console import Console
+
+    from leandet.runtime.bench import bench
+    from leandet.runtime.sources import find_images
+
+    errors = Console(stderr=True)
+    report = bench(
+        models,
+        threads,
+        find_images(images) if images else None,
+        seconds=seconds,
+        batch=batch,
+        warn=lambda text: errors.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_json()))
+    else:
+        _print_table(report)
+
+
+def _print_table(report: BenchReport) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    first = report.rows[0]
+    table = Table(
+        title=f"{first.threads} threads, {first.batch} images in a call ({report.pictures}), {report.machine['cpu']}",
+        title_style="",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("model", overflow="fold")
+    for name in ("input px", "precision", "p50/p90/p99 ms", "pre/net/post ms", "images/s", "MB", "AP %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.rows:
+        table.add_row(
+            escape(row.model),
+            f"{row.size[1]}x{row.size[0]}",
+            escape(row.precision),
+            f"{row.p50_ms:.2f}/{row.p90_ms:.2f}/{row.p99_ms:.2f}",
+            f"{row.preprocess_p50_ms:.2f}/{row.network_p50_ms:.2f}/{row.postprocess_p50_ms:.2f}",
+            f"{row.images_per_s:.1f}",
+            f"{row.bytes / 1e6:.2f}",
+            "-" if row.ap is None else f"{100 * row.ap:.1f}",
+        )
+    console = Console()
+    # A pipe or a log has no width of its own: do not fold what another program will read.
+    Console(width=None if console.is_terminal else 160).print(table)

@@ -1,0 +1,107 @@
+"""Reading a picture: whole, upright and bounded, or a clear sentence. Training and every `detect` use this."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from leandet.data.image_header import Header, read_header
+from leandet.data.paths import read_bounded
+from leandet.errors import UserError
+from leandet.preprocess import Image, Size
+
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A sound picture: its size as seen (EXIF orientation honoured) and the hash of its file's bytes."""
+
+    size: Size
+    digest: bytes
+
+
+def load_image(path: Path) -> Image:
+    """Decode one picture, EXIF orientation honoured.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        UserError: if the file is missing, no JPEG, PNG, BMP, WebP or TIFF, cut short, broken, larger than 256 MiB
+            or than 100 megapixels.
+    """
+    return decode_image(read_bounded(path, MAX_BYTES), str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """Decode the bytes of one picture; `name` stands in messages. Returns and raises as `load_image`."""
+    _sound_header(data, name)
+    return np.asarray(cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR, name), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def inspect_image(path: Path) -> Inspection:
+    """Decode one picture only to learn that it is sound.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    data = read_bounded(path, MAX_BYTES)
+    header = _sound_header(data, str(path))
+    return Inspection(_seen_size(data, header, str(path)), _digest(data))
+
+
+def file_digest(path: Path) -> bytes:
+    """The hash that `Inspection.digest` holds: equal for files with the same bytes.
+
+    Raises:
+        UserError: if the file cannot be read or is larger than 256 MiB.
+    """
+    return _digest(read_bounded(path, MAX_BYTES))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _sound_header(data: bytes, name: str) -> Header:
+    header = read_header(data)
+    if header is None:
+        what = "not a JPEG, PNG, BMP, WebP or TIFF picture" if data else "an empty file"
+        raise UserError(f"{name}: {what}: convert or remove it.")
+    if header.size is not None and header.size.height * header.size.width > MAX_PIXELS:
+        raise UserError(f"{name}: {header.size} is over the limit of 100 megapixels: make it smaller.")
+    if not header.complete or header.size is None:
+        raise UserError(f"{name}: the {header.format} is cut short: copy it again or remove it.")
+    return header
+
+
+def _decode(data: bytes, flag: int, name: str) -> Image:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{name}: broken, it cannot be decoded: copy it again or remove it.")
+    return np.asarray(image, np.uint8)
+
+
+def _seen_size(data: bytes, header: Header, name: str) -> Size:
+    """The size after EXIF orientation.
+
+    An eighth-size decode reads every byte of a JPEG in a fraction of the time, and its shape tells whether the
+    picture was turned, unless both sides shrink to the same length.
+    """
+    stored = header.size
+    if header.format != "JPEG" or stored is None:
+        return Size(*_decode(data, cv2.IMREAD_COLOR, name).shape[:2])
+    small = _decode(data, cv2.IMREAD_REDUCED_COLOR_8, name).shape[:2]
+    upright = (-(-stored.height // 8), -(-stored.width // 8))
+    if upright[0] == upright[1]:
+        return Size(*_decode(data, cv2.IMREAD_COLOR, name).shape[:2])
+    return stored if small == upright else Size(stored.width, stored.height)

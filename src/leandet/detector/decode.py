@@ -1,0 +1,72 @@
+"""From maps to boxes, and from boxes to the best K: nothing here suppresses neighbours after the fact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TOP_K = 100  # COCO's metric counts 100 detections an image
+
+
+class Predictions(NamedTuple):
+    """What a detector says of every location; N locations over all levels.
+
+    Attributes:
+        logits: (B, N, C), before the sigmoid.
+        boxes: (B, N, 4), xyxy in pixels of the network's input.
+        points: (N, 2), centre of each location, x and y in pixels.
+        strides: (N,), pixels between neighbouring locations.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    points: Tensor
+    strides: Tensor
+
+
+def flatten(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) of all levels -> (B, N, C), row by row, finest level first."""
+    return torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2)
+
+
+def locations(maps: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Centres (N, 2) in pixels and strides (N,) of all locations of the maps (B, C, h, w)."""
+    points, sizes = [], []
+    for feature, stride in zip(maps, strides, strict=True):
+        height, width = feature.shape[-2:]
+        y, x = torch.meshgrid(
+            torch.arange(height, device=feature.device, dtype=torch.float32),
+            torch.arange(width, device=feature.device, dtype=torch.float32),
+            indexing="ij",
+        )
+        points.append((torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride)
+        sizes.append(torch.full((height * width,), float(stride), device=feature.device))
+    return torch.cat(points), torch.cat(sizes)
+
+
+def to_boxes(distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """Distances (B, N, 4) to left, top, right, bottom in strides -> boxes (B, N, 4) xyxy in pixels."""
+    pixels = distances * strides[:, None]
+    return torch.cat([points - pixels[..., :2], points + pixels[..., 2:]], -1)
+
+
+def top_k(logits: Tensor, boxes: Tensor, k: int = TOP_K) -> tuple[Tensor, Tensor, Tensor]:
+    """The best k locations, each with its best class.
+
+    The maximum over classes comes first, so that the graph exports with any batch and size.
+
+    Args:
+        logits: (B, N, C).
+        boxes: (B, N, 4).
+        k: at most this many; N where N is smaller.
+
+    Returns:
+        boxes (B, k, 4), scores (B, k) in [0, 1] descending, labels (B, k) int64.
+    """
+    best, labels = logits.max(-1)
+    score, index = best.topk(min(k, logits.shape[1]), 1)
+    chosen = torch.gather(boxes, 1, index[..., None].expand(-1, -1, 4))
+    return chosen, score.sigmoid(), torch.gather(labels, 1, index)

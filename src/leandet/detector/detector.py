@@ -1,0 +1,54 @@
+"""The detector: backbone, neck and head, from pixels to predictions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leandet import nets
+from leandet.detector.decode import Predictions, flatten, locations, to_boxes
+from leandet.detector.head import Head
+from leandet.detector.neck import Neck
+from leandet.detector.spec import Spec
+
+# ImageNet's statistics in 8-bit units: the normalisation that every pretrained backbone expects.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class Detector(nn.Module):
+    """A one-to-one dense detector: each object is claimed by one location, so the output needs no NMS.
+
+    Normalisation travels with the network: its input is pixels.
+
+    Args:
+        spec: what to build. Weights are random until loaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = nets.backbone(spec.backbone)
+        self.neck = Neck([tap.channels for tap in self.backbone.taps], spec.width, spec.levels)
+        self.head = Head(spec.width, spec.classes, len(spec.levels))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W), RGB, uint8 or float in 0..255 -> neck features (B, width, H / s, W / s) by level."""
+        normal = (images.to(self.mean.dtype) - self.mean) / self.std
+        mixed: list[Tensor] = self.neck(self.backbone(normal))
+        return mixed
+
+    def predict(self, features: list[Tensor]) -> Predictions:
+        """Neck features -> predictions at every location."""
+        logits, distances = self.head(features)
+        points, strides = locations(logits, self.spec.levels)
+        return Predictions(flatten(logits), to_boxes(flatten(distances), points, strides), points, strides)
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions."""
+        return self.predict(self.features(images))

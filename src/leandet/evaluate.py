@@ -1,0 +1,48 @@
+"""Measures a detector's accuracy on labelled images, whatever engine runs it; free of torch for an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leandet.data.image import load_image
+from leandet.data.sample import Sample
+from leandet.detections import Detections
+from leandet.errors import UserError
+from leandet.metrics import Scores, score
+from leandet.runtime.runtime import Runtime
+
+MIN_SCORE = 1e-3  # COCO's metric wants every detection that could matter
+
+
+def check_classes(runtime: Runtime, classes: Sequence[str], where: str) -> None:
+    """Refuse to measure a model on data of other classes.
+
+    Raises:
+        UserError: naming the first class that differs.
+    """
+    own = runtime.card.classes
+    if tuple(own) != tuple(classes):
+        strange = sorted(set(classes) ^ set(own))
+        detail = f"they differ in {strange[0]!r}" if strange else "they are in another order"
+        raise UserError(f"the model's {len(own)} classes are not those of {where} ({len(classes)}): {detail}.")
+
+
+def evaluate(runtime: Runtime, samples: Sequence[Sample], classes: Sequence[str]) -> tuple[Scores, list[Detections]]:
+    """Detect in every sample and score the answers in original pixels.
+
+    Args:
+        runtime: an opened detector of the same classes.
+        samples: labelled images, all of them are read from disk.
+        classes: names.
+
+    Returns:
+        The scores, and the detections of each sample (scored over 0.001).
+
+    Raises:
+        UserError: if an image cannot be read or nothing is labelled.
+    """
+    found = []
+    for sample in samples:
+        detections = runtime(load_image(sample.image))
+        found.append(detections[detections.scores > MIN_SCORE])
+    return score(samples, found, classes), found

@@ -1,0 +1,116 @@
+"""What a detector is taught: which locations score, and where the boxes of the matched ones should lie."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leandet.data.batch import Targets
+from leandet.detector.decode import Predictions, flatten
+from leandet.detector.detector import Detector
+from leandet.detector.head import class_tower
+from leandet.learn.assign import Matches, MinimumCost, TopQuality
+from leandet.learn.geometry import matched
+
+CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
+
+
+class Parts(NamedTuple):
+    """The loss's terms, each a scalar, weighted; `total` is their sum."""
+
+    classification: Tensor
+    l1: Tensor
+    giou: Tensor
+    auxiliary: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.classification + self.l1 + self.giou + self.auxiliary
+
+
+def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Focal loss towards a soft target (GFL, arXiv 2006.04388, equation 5, beta 2): |wanted - p|^2 * cross-entropy.
+
+    With `wanted` 0 or 1 it is the focal loss of gamma 2. Logits and wanted (B, N, C), wanted in [0, 1] -> scalar sum.
+    """
+    focus = (wanted - logits.detach().sigmoid()).square_()
+    return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * focus).sum()
+
+
+def wanted_scores(logits: Tensor, labels: Tensor, matches: Matches, quality: Tensor) -> Tensor:
+    """Target scores (B, N, C): `quality` (P,) at each match's location and class, zero elsewhere."""
+    wanted = torch.zeros_like(logits)
+    wanted[matches.image, matches.location, labels[matches.image, matches.target]] = quality.to(logits.dtype)
+    return wanted
+
+
+class BoxTerms(NamedTuple):
+    """Location terms of matched boxes: L1 in image units and 1 - GIoU, summed; and the IoU (P,) without gradient."""
+
+    l1: Tensor
+    giou: Tensor
+    iou: Tensor
+
+
+def box_terms(predictions: Predictions, targets: Targets, matches: Matches, weight: Tensor, extent: Tensor) -> BoxTerms:
+    """L1 and GIoU of matched boxes, each weighted by `weight` (P,); `extent` (4,) is the input's W, H, W, H in px."""
+    boxes = predictions.boxes[matches.image, matches.location]
+    truth = targets.boxes[matches.image, matches.target]
+    overlap = matched(boxes, truth)
+    l1 = ((boxes - truth).abs() / extent).sum(1)
+    return BoxTerms((l1 * weight).sum(), ((1 - overlap.giou) * weight).sum(), overlap.iou.detach().clamp(0, 1))
+
+
+class Criterion(nn.Module):
+    """The one-to-one loss of OneNet with IoU as the wanted score, and an auxiliary one-to-many branch.
+
+    The auxiliary branch is a second class tower that exists in training only: it shows the shared layers many positive
+    locations for each object (DeFCN, arXiv 2012.03544, section 3.4), while only the one-to-one branch is exported.
+
+    Args:
+        detector: gives the width, the number of classes and the levels.
+        auxiliary: weight of the one-to-many branch; 0 leaves it out.
+    """
+
+    def __init__(self, detector: Detector, auxiliary: float = 1.0) -> None:
+        super().__init__()
+        self.assign = MinimumCost()
+        self.assign_many = TopQuality()
+        self.auxiliary = auxiliary
+        self.tower = class_tower(detector.spec.width, detector.spec.classes) if auxiliary else None
+
+    def forward(self, detector: Detector, images: Tensor, targets: Targets) -> Parts:
+        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object."""
+        features = detector.features(images)
+        predictions = detector.predict(features)
+        height, width = images.shape[-2:]
+        extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
+        count = targets.valid.sum().clamp(min=1)
+        matches = self.assign(predictions, targets)
+        box = box_terms(predictions, targets, matches, matches.quality, extent)
+        wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
+        zero = predictions.logits.new_zeros(())
+        return Parts(
+            CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
+            L1 * box.l1 / count,
+            GIOU * box.giou / count,
+            zero if self.tower is None else self._many(self.tower, features, predictions, targets, extent),
+        )
+
+    def _many(
+        self, tower: nn.Module, features: list[Tensor], predictions: Predictions, targets: Targets, extent: Tensor
+    ) -> Tensor:
+        logits = flatten([tower(feature) for feature in features])
+        many = predictions._replace(logits=logits)
+        matches = self.assign_many(many, targets)
+        box = box_terms(many, targets, matches, matches.quality, extent)
+        # Each object's best location is asked for its IoU, the others for their share of it: the ranking within an
+        # object is taught too (task-aligned learning, TOOD, arXiv 2108.07755, section 3.2).
+        wanted = wanted_scores(logits, targets.labels, matches, matches.quality * box.iou)
+        total = matches.quality.sum().clamp(min=1)
+        scores = CLASSIFICATION * quality_focal(logits, wanted)
+        return self.auxiliary * (scores + L1 * box.l1 + GIOU * box.giou) / total

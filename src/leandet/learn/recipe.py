@@ -1,0 +1,56 @@
+"""How a detector is trained: every number in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leandet.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Training's settings.
+
+    Attributes:
+        epochs: passes over the training split, at least 1.
+        batch: images a step.
+        learning_rate: AdamW's peak, reached after the warm-up and followed by a cosine to 1 % of it.
+        backbone_rate: the backbone's rate as a share of it; below 1 where its weights are pretrained.
+        weight_decay: of weights; biases and norms have none.
+        warmup_epochs: epochs of linear warm-up.
+        mosaic_share: share of the epochs, from the start, that use mosaics.
+        ema_decay: of the averaged weights, per step, once warmed up.
+        auxiliary: weight of the training-only one-to-many branch; 0 for plain OneNet.
+        clip: largest norm of the gradient.
+        evaluations: how many times the validation split is measured, evenly spread.
+        patience: stop after this many measurements without a better AP; 0 never stops.
+        seed: decides initial weights, order and views.
+        workers: loader processes; 0 loads in the training process.
+    """
+
+    epochs: int = 60
+    batch: int = 16
+    learning_rate: float = 2e-3
+    backbone_rate: float = 0.3
+    weight_decay: float = 0.02
+    warmup_epochs: float = 2.0
+    mosaic_share: float = 0.8
+    ema_decay: float = 0.995
+    auxiliary: float = 1.0
+    clip: float = 10.0
+    evaluations: int = 12
+    patience: int = 6
+    seed: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("evaluations", 1), ("patience", 0), ("workers", 0)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"{name} must be at least {least}, not {value}.")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate must be above 0, not {self.learning_rate}.")
+
+    @property
+    def evaluate_every(self) -> int:
+        """Epochs between two measurements on the validation split."""
+        return max(1, self.epochs // self.evaluations)

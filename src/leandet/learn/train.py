@@ -1,0 +1,234 @@
+"""Trains a detector on labelled images: resumable at every epoch, with the last checkpoint always whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from leandet.atomic import write_json
+from leandet.data.loader import training_loader
+from leandet.data.sample import Sample
+from leandet.detector.detector import Detector
+from leandet.errors import UserError
+from leandet.learn.memory import keep_freed_memory
+from leandet.learn.module import Training
+from leandet.learn.recipe import Recipe
+from leandet.learn.validation import validation_loader
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+CURVES = "curves.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training did.
+
+    Attributes:
+        best_ap: highest AP (fraction) on the validation split; the detector holds those weights.
+        epochs: epochs finished.
+        seconds: of wall time, all resumed parts together.
+        loading_share: share of the training steps' time that was spent waiting for data, in [0, 1].
+        curves: for each epoch, figures by name (`loss`, `loss/...`, `learning_rate`, and `ap` where measured).
+    """
+
+    best_ap: float
+    epochs: int
+    seconds: float
+    loading_share: float
+    curves: list[dict[str, float]]
+
+
+def train(
+    detector: Detector,
+    training: tuple[Sample, ...],
+    validation: tuple[Sample, ...],
+    classes: tuple[str, ...],
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+) -> Outcome:
+    """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
+
+    Args:
+        detector: as built, perhaps with pretrained backbone weights.
+        training, validation: samples.
+        classes: names.
+        recipe: settings; a resumed training needs the same.
+        out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
+        resume: go on from `out`'s last checkpoint where there is one.
+
+    Raises:
+        UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
+        KeyboardInterrupt: after Ctrl-C, with the last checkpoint whole.
+    """
+    if not training:
+        raise UserError("the training split is empty: label some images or choose another split.")
+    keep_freed_memory()
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    size = detector.spec.size
+    loader = training_loader(
+        training,
+        size,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        mosaic_until=round(recipe.epochs * recipe.mosaic_share),
+        workers=recipe.workers,
+    )
+    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes)
+    module.to(memory_format=torch.channels_last)
+    progress = Progress(out)
+    checkpoint = out / LAST
+    with quiet():
+        trainer = _trainer(recipe, out, progress)
+        trainer.fit(
+            module,
+            loader,
+            validation_loader(validation, size, recipe.batch),
+            ckpt_path=str(checkpoint) if resume and checkpoint.is_file() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = out / BEST if (out / BEST).is_file() else checkpoint
+    state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+    detector.load_state_dict({k.removeprefix("detector."): v for k, v in state.items() if k.startswith("detector.")})
+    detector.eval()
+    curves = progress.curves
+    return Outcome(
+        best_ap=max((row["ap"] for row in curves if "ap" in row), default=-1.0),
+        epochs=len(curves),
+        seconds=sum(row["seconds"] for row in curves),
+        loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
+        curves=curves,
+    )
+
+
+def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer:
+    out.mkdir(parents=True, exist_ok=True)
+    callbacks: list[Callback] = [
+        Averaging(recipe.ema_decay),
+        progress,
+        RichProgressBar(leave=False),
+        ModelCheckpoint(
+            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+        ),
+        ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1),
+    ]
+    if recipe.patience:
+        callbacks.append(EarlyStopping("ap", mode="max", patience=recipe.patience))
+    return lightning.Trainer(
+        accelerator="auto",
+        devices="auto" if torch.cuda.is_available() else 1,
+        precision="16-mixed" if torch.cuda.is_available() else "32-true",
+        max_epochs=recipe.epochs,
+        check_val_every_n_epoch=recipe.evaluate_every,
+        gradient_clip_val=recipe.clip,
+        callbacks=callbacks,
+        logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="", version="csv")],
+        log_every_n_steps=1_000_000,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+
+
+class Averaging(WeightAveraging):
+    """Exponential moving average of weights and buffers whose memory grows with training up to `decay`.
+
+    Early on the average must forget the random start: step n uses min(decay, (1 + n) / (10 + n)), as TensorFlow's
+    ExponentialMovingAverage does.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+            step = int(count)
+            share = 1 - min(decay, (1 + step) / (10 + step))
+            return old + (new - old) * share
+
+        super().__init__(avg_fn=average)
+
+
+class Progress(Callback):
+    """Writes `curves.json` after each epoch and measures how long steps wait for data."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / CURVES
+        self.curves: list[dict[str, float]] = []
+        self._epoch_start = self._step_end = 0.0
+        self._loading = self._stepping = 0.0
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take up the curves of the epochs before a resume."""
+        if trainer.ckpt_path is not None and self._path.is_file():
+            rows: list[dict[str, float]] = json.loads(self._path.read_text())
+            self.curves = [row for row in rows if row["epoch"] <= trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clocks."""
+        self._epoch_start = self._step_end = time.perf_counter()
+        self._loading = self._stepping = 0.0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The wait for this batch is over."""
+        self._loading += time.perf_counter() - self._step_end
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One step, with its wait, is over."""
+        now = time.perf_counter()
+        self._stepping += now - self._step_end
+        self._step_end = now
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note the epoch's figures; validation, if any, ran before this."""
+        epoch = trainer.current_epoch + 1
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss")}
+        if epoch % (trainer.check_val_every_n_epoch or 1) == 0:
+            figures |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("ap")}
+        self.curves.append(
+            {
+                "epoch": epoch,
+                **figures,
+                "learning_rate": float(trainer.optimizers[0].param_groups[-1]["lr"]),
+                "seconds": time.perf_counter() - self._epoch_start,
+                "loading_seconds": self._loading,
+                "step_seconds": self._stepping,
+            }
+        )
+        write_json(self._path, self.curves)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's advertisements and advice, meant for its own callers, off a person's screen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

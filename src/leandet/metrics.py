@@ -1,0 +1,168 @@
+"""How good detections are: COCO's average precision, and what NMS would change. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from leandet.data.sample import Sample
+from leandet.detections import Detections
+from leandet.errors import UserError
+
+NMS_IOU = 0.6  # of the class-wise NMS that the figures are compared with
+DUPLICATE_SCORE = 0.3
+DUPLICATE_IOU = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """COCO's figures as fractions, in original pixels, 100 detections an image; -1 where there is no such object.
+
+    Attributes:
+        ap, ap50, ap75: average precision over IoU .50:.95, at .50 and at .75.
+        ap_small, ap_medium, ap_large: AP of objects below 32^2, to 96^2 and above 96^2 square pixels.
+        ap_with_nms: AP after a class-wise NMS at IoU 0.6: what suppressing neighbours would gain.
+        duplicates_per_100: detections scored over 0.3 that overlap (IoU over 0.5) an object already found, for each
+            100 objects.
+        per_class: AP of each class.
+        images: number of images measured.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ap_with_nms: float
+    duplicates_per_100: float
+    per_class: dict[str, float]
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object under the same names."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def score(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Scores:
+    """Measure detections against labels.
+
+    Args:
+        samples: labelled images.
+        detections: of each sample, original pixels, at a score threshold of .001 or lower.
+        classes: names.
+
+    Raises:
+        UserError: if no sample has an object, or the metric's package is missing.
+    """
+    if not any(len(sample.boxes) for sample in samples):
+        raise UserError("these images hold no labelled object, so no accuracy can be measured: choose another split.")
+    plain = _coco(samples, detections, classes)
+    with_nms = _coco(samples, [suppress(d) for d in detections], classes)
+    precision = plain.eval["precision"]  # (IoU, recall, class, area, detections)
+    return Scores(
+        ap=float(plain.stats[0]),
+        ap50=float(plain.stats[1]),
+        ap75=float(plain.stats[2]),
+        ap_small=float(plain.stats[3]),
+        ap_medium=float(plain.stats[4]),
+        ap_large=float(plain.stats[5]),
+        ap_with_nms=float(with_nms.stats[0]),
+        duplicates_per_100=duplicates_per_100(samples, detections),
+        per_class={name: _mean(precision[:, :, index, 0, -1]) for index, name in enumerate(classes)},
+        images=len(samples),
+    )
+
+
+def _mean(precision: Any) -> float:
+    found = precision[precision > -1]
+    return float(found.mean()) if found.size else -1.0
+
+
+def _coco(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Any:
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise UserError("measuring accuracy needs faster-coco-eval: pip install 'leandet[train]'.") from error
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(_labels(samples, classes))
+        found = _results(detections)
+        evaluation = COCOeval_faster(truth, truth.loadRes(found), iouType="bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for image, sample in enumerate(samples, 1):
+        for box, label, crowd in zip(sample.boxes, sample.labels, sample.crowd, strict=True):
+            x1, y1, x2, y2 = (float(v) for v in box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # from 1: the metric takes 0 for "unmatched"
+                    "image_id": image,
+                    "category_id": int(label) + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(crowd),
+                }
+            )
+    images = [{"id": i, "width": s.size.width, "height": s.size.height} for i, s in enumerate(samples, 1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _results(detections: Sequence[Detections]) -> Any:
+    """Rows of image, x, y, width, height, score, category: the metric's array form, which also takes no row at all."""
+    rows = [
+        np.column_stack(
+            [np.full(len(d), image), d.boxes[:, :2], d.boxes[:, 2:] - d.boxes[:, :2], d.scores, d.labels + 1]
+        )
+        for image, d in enumerate(detections, 1)
+    ]
+    return np.concatenate(rows) if rows else np.zeros((0, 7))
+
+
+def suppress(detections: Detections, iou: float = NMS_IOU) -> Detections:
+    """Class-wise non-maximum suppression at `iou`: only ever used to measure what it would change."""
+    if not len(detections):
+        return detections
+    boxes = detections.boxes.astype(np.float64)
+    corners = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    kept = cv2.dnn.NMSBoxesBatched(corners.tolist(), detections.scores.tolist(), detections.labels.tolist(), 0.0, iou)
+    return detections[np.sort(np.asarray(kept, np.int64).reshape(-1))]
+
+
+def overlaps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """IoU of boxes (K, 4) with boxes (N, 4), xyxy -> (K, N)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.clip(high - low, 0, None).prod(-1)
+    union = (a[:, 2:] - a[:, :2]).prod(-1)[:, None] + (b[:, 2:] - b[:, :2]).prod(-1)[None] - inter
+    return np.asarray(inter / np.maximum(union, 1e-9))
+
+
+def duplicates_per_100(samples: Sequence[Sample], detections: Sequence[Detections]) -> float:
+    """For each 100 objects, detections scored over 0.3 that lie on one already found (same class, IoU over 0.5)."""
+    duplicates = objects = 0
+    for sample, found in zip(samples, detections, strict=True):
+        objects += int((~sample.crowd).sum())
+        sure = found[found.scores > DUPLICATE_SCORE]
+        iou = overlaps(sure.boxes, sample.boxes)
+        iou[sure.labels[:, None] != sample.labels[None]] = 0
+        taken = np.zeros(len(sample.boxes), bool)
+        for row in iou:  # best score first, as the metric matches
+            free = np.where(taken, 0, row)
+            if free.size and free.max() > DUPLICATE_IOU:
+                taken[int(free.argmax())] = True
+            elif row.size and row.max() > DUPLICATE_IOU and not sample.crowd[int(row.argmax())]:
+                duplicates += 1
+    return 100 * duplicates / max(objects, 1)

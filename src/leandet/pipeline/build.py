@@ -1,0 +1,163 @@
+"""Runs the stages in order, remembers each, and writes the results and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leandet.atomic import write_json
+from leandet.data.read import read
+from leandet.data.report import Report
+from leandet.data.sample import Dataset
+from leandet.errors import UserError
+from leandet.learn.train import CURVES
+from leandet.machine import describe_machine, versions
+from leandet.pipeline.options import Options
+from leandet.pipeline.pictures import pictures
+from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run_stage
+from leandet.report import CurvePoint, write_report
+
+REQUEST, RESULTS, REPORT = "build.json", "results.json", "report.html"
+VAL_FRACTION = 0.2
+VAL_FRACTION_WITH_TEST = 0.1  # where a test split judges, validation only chooses the epoch: spend fewer images on it
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished build.
+
+    Attributes:
+        out: its folder, with `model.onnx`, `model.safetensors`, `results.json` and `report.html`.
+        results: the content of `results.json`.
+    """
+
+    out: Path
+    results: dict[str, Any]
+
+
+def build(options: Options, *, resume: bool = False, tell: Callable[[str], None] | None = None) -> Result:
+    """Check, train, evaluate, export, measure and report; each stage is kept, so that an interrupted build can go on.
+
+    Args:
+        options: what to build.
+        resume: go on from the last finished stage (and, within training, from the last epoch) of `options.out`.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        UserError: if the data, the options or the folder do not allow it.
+        KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
+    """
+    say = tell or (lambda line: None)
+    work, report = _begin(options, resume, say)
+    for number, stage in enumerate(STAGES, 1):
+        say(f"stage {number} of {len(STAGES)}: {stage.name}")
+        work.done[stage.name] = _finished(stage, work) or _run(stage, work)
+    results = _results(work, report)
+    write_json(options.out / RESULTS, results)
+    say("writing the report")
+    write_report(results, _curves(options.out), pictures(work, results["chosen"]["path"]), options.out / REPORT)
+    return Result(options.out, results)
+
+
+def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """The first stage of a build alone: check the data and train.
+
+    Args:
+        options, resume, tell: as for `build`.
+
+    Returns:
+        The stage's row: path, accuracy, latency through PyTorch and cost.
+
+    Raises:
+        UserError, KeyboardInterrupt: as for `build`.
+    """
+    work, _ = _begin(options, resume, tell or (lambda line: None))
+    stage = Train()
+    return _finished(stage, work) or _run(stage, work)
+
+
+def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
+    _claim(options, resume=resume)
+    dataset, report = read_data(options)
+    for line in report.summary():
+        say(line)
+    return Work(options, dataset, resume), report
+
+
+def read_data(options: Options) -> tuple[Dataset, Report]:
+    """Read and check the data; a made `val` takes a tenth of `train` where a `test` split judges, else a fifth."""
+    dataset, report = read(options.data, val_fraction=VAL_FRACTION, seed=options.seed)
+    if "val" in report.made and dataset.splits.get("test"):
+        dataset, report = read(options.data, val_fraction=VAL_FRACTION_WITH_TEST, seed=options.seed)
+    return dataset, report
+
+
+def _claim(options: Options, *, resume: bool) -> None:
+    """Take the folder for this request, or refuse: a resumed build must be the same build."""
+    path = options.out / REQUEST
+    wanted = options.to_json()
+    if path.is_file():
+        if not resume:
+            raise UserError(
+                f"{options.out} already holds a build: add --resume to go on with it, or choose another --out."
+            )
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete {options.out} and build again.") from error
+        if found != wanted:
+            name = next((k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]), "its version")
+            raise UserError(
+                f"{options.out} was begun with another {name}: repeat its options with --resume, or name another --out."
+            )
+    elif resume:
+        raise UserError(f"{options.out} holds no build to resume: leave out --resume, or name its folder with --out.")
+    write_json(path, wanted)
+
+
+def _stage_file(stage: Stage, work: Work) -> Path:
+    return work.path(f"stages/{stage.name}.json")
+
+
+def _finished(stage: Stage, work: Work) -> dict[str, Any] | None:
+    path = _stage_file(stage, work)
+    if not (work.resume and path.is_file()):
+        return None
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # do the stage again
+    return kept if work.path(kept["path"]).is_file() else None
+
+
+def _run(stage: Stage, work: Work) -> dict[str, Any]:
+    result = run_stage(stage, work)
+    write_json(_stage_file(stage, work), result)
+    return result
+
+
+def _results(work: Work, report: Report) -> dict[str, Any]:
+    """`results.json`: names that others rely on (see the reference in `docs/`)."""
+    rows = list(work.done.values())
+    chosen = rows[-1]
+    budget = work.options.budget_ms
+    facts = report.to_json()
+    return {
+        "data": facts,
+        "budget_ms": budget,
+        "met": None if budget is None else chosen["p50_ms"] <= budget,
+        "chosen": chosen,
+        "stages": rows,
+        "candidates": [],
+        "options": work.options.to_json(),
+        "machine": {k: v for k, v in describe_machine().items() if k != "versions"} | {"threads": chosen["threads"]},
+        "versions": versions(),
+    }
+
+
+def _curves(out: Path) -> list[CurvePoint]:
+    rows: list[dict[str, float]] = json.loads((out / CHECKPOINTS / CURVES).read_text(encoding="utf-8"))
+    return [CurvePoint(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in rows]

@@ -1,0 +1,194 @@
+"""The stages of a build, each adding to the work so far; a new stage is one class and one row in `STAGES`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from leandet.card import Card
+from leandet.cost.count import count
+from leandet.data.image import load_image
+from leandet.data.sample import Dataset, Sample
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector, save_detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.evaluate import evaluate
+from leandet.export import export_onnx
+from leandet.learn.recipe import Recipe
+from leandet.learn.train import train
+from leandet.machine import versions
+from leandet.nets.weights import DEFAULT, load_weights
+from leandet.pipeline.options import Options, default_epochs, input_size
+from leandet.preprocess import letterbox
+from leandet.runtime import open_runtime
+from leandet.runtime.bench import bench
+
+PARITY_IMAGES = 8
+BENCH_SECONDS = 6.0
+MODEL, ONNX, CHECKPOINTS = "model.safetensors", "model.onnx", "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every stage may use: the request, the checked data and the results of the stages before."""
+
+    options: Options
+    dataset: Dataset
+    resume: bool
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> tuple[str, tuple[Sample, ...]]:
+        """Name and samples of the split that the figures are measured on: `test` where there is one, else `val`."""
+        name = "test" if self.dataset.splits.get("test") else "val"
+        return name, self.dataset.splits[name]
+
+    def path(self, name: str) -> Path:
+        """A file of this build."""
+        return self.options.out / name
+
+
+class Stage(Protocol):
+    """One step of a build.
+
+    `run` writes its files into the build's folder and returns a plain object, kept for a resume.
+
+    A stage that makes a model names its file under `path` and describes it by the keys of `describe`.
+    """
+
+    name: str
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Do the step."""
+        ...
+
+
+def describe(work: Work, path: Path, detector: Detector) -> dict[str, Any]:
+    """Accuracy, latency and cost of a model file.
+
+    Returns:
+        `{path, ap, ap50, ..., split, p50_ms, p90_ms, bytes, parameters, multiply_adds, runtime, threads}`; the path is
+        relative to the build's folder.
+    """
+    runtime = open_runtime(path, work.options.threads)
+    split, samples = work.judged
+    scores, _ = evaluate(runtime, samples, work.dataset.classes)
+    row = bench([path], work.options.threads, [s.image for s in samples[:32]], seconds=BENCH_SECONDS).rows[0]
+    size = detector.spec.size
+    cost = count(detector, torch.zeros(1, 3, size.height, size.width))
+    return {
+        "path": path.name,
+        "split": split,
+        **scores.to_json(),
+        "p50_ms": row.p50_ms,
+        "p90_ms": row.p90_ms,
+        "bytes": row.bytes,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "runtime": runtime.name,
+        "threads": runtime.threads,
+    }
+
+
+class Train:
+    """Trains the detector from pretrained backbone weights."""
+
+    name = "train"
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Train, save `model.safetensors`, describe it."""
+        options, dataset = work.options, work.dataset
+        training = dataset.splits["train"]
+        epochs = options.epochs or default_epochs(len(training))
+        recipe = Recipe(epochs=epochs, batch=options.batch, seed=options.seed)
+        torch.manual_seed(options.seed)
+        detector = Detector(
+            Spec(options.backbone, len(dataset.classes), input_size(training, options.size), options.width)
+        )
+        source = load_backbone(detector, options.weights)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        outcome = train(
+            detector,
+            training,
+            dataset.splits["val"],
+            dataset.classes,
+            recipe,
+            work.path(CHECKPOINTS),
+            resume=work.resume,
+        )
+        provenance = {
+            "leandet": versions()["leandet"],
+            "data": dataset.root.name,
+            "images": str(len(training)),
+            "epochs": str(outcome.epochs),
+            "seed": str(options.seed),
+            "backbone_weights": source,
+        }
+        card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
+        path = work.path(MODEL)
+        save_detector(detector, card, path)
+        described = describe(work, path, detector)
+        save_detector(detector, with_metrics(card, described), path)
+        return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
+
+
+def load_backbone(detector: Detector, weights: str) -> str:
+    """Fill the backbone from `imagenet`, `none` or a safetensors file; returns what was used, for the card.
+
+    Raises:
+        UserError: if the weights cannot be had or do not fit.
+    """
+    if weights == "none":
+        return "none"
+    if weights == "imagenet":
+        load_weights(detector.backbone, DEFAULT)
+        return str(detector.backbone.pretrained)
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"--weights must be imagenet, none or a safetensors file; there is no file {weights}.")
+    load_weights(detector.backbone, path)
+    return path.name
+
+
+def with_metrics(card: Card, described: dict[str, Any]) -> Card:
+    """The card with the accuracy measured on the judged split."""
+    measured = {name: float(described[name]) for name in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
+    return Card(
+        card.classes, card.spec, {**card.metrics, **measured}, {**card.provenance, "judged": described["split"]}
+    )
+
+
+class Export:
+    """Writes the deployable file and measures it where it will run."""
+
+    name = "export"
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Export to ONNX with parity checked on real images, then describe the file."""
+        detector, card = load_detector(work.path(MODEL))
+        samples = work.dataset.splits["val"][:PARITY_IMAGES]
+        pictures = [letterbox(load_image(s.image), detector.spec.size)[0].transpose(2, 0, 1) for s in samples]
+        while len(pictures) < 2:
+            pictures.append(pictures[0])
+        parity = export_onnx(detector, card, work.path(ONNX), np.stack(pictures))
+        described = describe(work, work.path(ONNX), detector)
+        return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
+
+
+STAGES: tuple[Stage, ...] = (Train(), Export())
+
+
+def run_stage(stage: Stage, work: Work) -> dict[str, Any]:
+    """Run a stage and note its wall time in seconds."""
+    start = time.perf_counter()
+    result = stage.run(work)
+    sys.stderr.flush()
+    return {"name": stage.name, **result, "seconds": round(time.perf_counter() - start, 2)}

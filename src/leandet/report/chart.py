@@ -1,0 +1,178 @@
+"""Charts as inline SVG, from numbers alone: no library, no script, colours from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+COLOURS = 6  # classes s0 to s5 in the page's style sheet
+
+_WIDTH, _HEIGHT = 440, 260  # small, so that the letters stay readable when a phone shrinks it
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve.
+
+    Attributes:
+        name: for the legend.
+        points: (x, y), all finite, in the order joined.
+        joined: a line through the points; otherwise dots alone.
+        names: one for each point, shown when pointed at; may be empty.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    joined: bool = True
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What an axis shows.
+
+    Attributes:
+        label: quantity and unit.
+        from_zero: whether it must begin at zero.
+        whole: whether only whole numbers get a tick.
+    """
+
+    label: str
+    from_zero: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Numbers to pixels along one axis; `ticks` are what is written beside it."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: tuple[float, ...]
+    decimals: int
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def written(self, tick: float) -> str:
+        return f"{tick:,.{self.decimals}f}".replace("-", "−")
+
+
+def draw(title: str, series: Sequence[Series], x: Axis, y: Axis, limit: float | None = None) -> Markup:
+    """An `<svg>` with axes, ticks and labels, safe to put into a page.
+
+    Args:
+        title: for screen readers.
+        series: curves; the i-th has the style class `s{i % COLOURS}`.
+        x: the axis across.
+        y: the axis up.
+        limit: an x to mark with an upright line, such as the budget.
+
+    Returns:
+        The element; empty where there are no points.
+    """
+    points = [point for one in series for point in one.points]
+    if not points:
+        return Markup("")
+    across = [p[0] for p in points] + ([] if limit is None else [limit])
+    horizontal = _scale(across, x, _LEFT, _WIDTH - _RIGHT)
+    vertical = _scale([p[1] for p in points], y, _HEIGHT - _BOTTOM, _TOP)
+    parts = [*_frame(horizontal, vertical, x, y)]
+    if limit is not None:
+        at = f"{horizontal(limit):.1f}"
+        parts.append(
+            Markup('<line class="limit" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(at, _TOP, _HEIGHT - _BOTTOM)
+        )
+    for index, one in enumerate(series):
+        parts += _curve(one, index, horizontal, vertical)
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, _HEIGHT, title, Markup("").join(parts)
+    )
+
+
+def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Scale:
+    """Round limits around the values, with four to seven ticks."""
+    low, high = min(values), max(values)
+    if axis.from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    if high - low <= abs(high) * 1e-9:
+        room = 1.0 if axis.whole or high == 0 else abs(high) / 2
+        low, high = low - (0 if axis.from_zero else room), high + room
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    if axis.whole:
+        step = max(1.0, float(math.ceil(step)))
+    else:
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    ticks = tuple(i * step for i in range(first, last + 1))
+    return _Scale(low, high, start, end, ticks, _decimals(step))
+
+
+def _decimals(step: float) -> int:
+    """The fewest places that write the step exactly."""
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    return places if math.isclose(round(step, places), step) else places + 1
+
+
+def _frame(horizontal: _Scale, vertical: _Scale, x: Axis, y: Axis) -> list[Markup]:
+    """Grid, ticks and labels."""
+    bottom, middle = _HEIGHT - _BOTTOM, (_TOP + _HEIGHT - _BOTTOM) / 2
+    parts = []
+    for tick in vertical.ticks:
+        at = vertical(tick)
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                _LEFT, _WIDTH - _RIGHT, at, at
+            )
+        )
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                _LEFT - 6, at + 3.5, vertical.written(tick)
+            )
+        )
+    parts.append(
+        Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, bottom, bottom)
+    )
+    parts += [
+        Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+            horizontal(tick), bottom + 15, horizontal.written(tick)
+        )
+        for tick in horizontal.ticks
+    ]
+    parts.append(
+        Markup('<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x.label
+        )
+    )
+    parts.append(
+        Markup('<text class="label" transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
+            middle, y.label
+        )
+    )
+    return parts
+
+
+def _curve(one: Series, index: int, horizontal: _Scale, vertical: _Scale) -> list[Markup]:
+    places = [(horizontal(px), vertical(py)) for px, py in one.points]
+    style = f"s{index % COLOURS}"
+    parts = []
+    if one.joined and len(places) > 1:
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, path))
+    if one.names or not one.joined or len(places) == 1:
+        names = one.names or [one.name] * len(places)
+        parts += [
+            Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
+                style, px, py, name
+            )
+            for (px, py), name in zip(places, names, strict=True)
+        ]
+    return parts

@@ -1,0 +1,235 @@
+"""How fast a model runs on this machine: the whole path, decoded photograph in and boxes out, and its stages apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from leandet.errors import UserError
+from leandet.machine import busy_cores, describe_machine
+from leandet.preprocess import Image
+from leandet.runtime import open_runtime
+from leandet.runtime.runtime import Runtime
+
+ROUNDS = 10  # each model's time is spread over this many turns, so that a slow minute strikes all models alike
+WARM_UP_SECONDS = 0.3
+WARM_UP_CALLS = 3
+MAX_IMAGES = 64  # decoded photographs held in memory
+MAX_BATCH = 1024
+BUSY_CORES = 0.25  # other programs using more than this much of a core disturb a measurement
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """One model's figures. Milliseconds are for one call, that is for `batch` photographs.
+
+    Attributes:
+        model: the file.
+        runtime, precision: the engine, and the number format of the weights.
+        threads: threads for one call.
+        batch: photographs in one call.
+        size: the network's input, height and width in pixels.
+        p50_ms, p90_ms, p99_ms: percentiles of the whole path.
+        images_per_s: photographs divided by the time that all calls took.
+        bytes: the file's size.
+        ap: the average precision that the card states, a fraction, or None.
+        preprocess_p50_ms, network_p50_ms, postprocess_p50_ms: medians of the stages.
+        calls: timed calls that the figures rest on.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    threads: int
+    batch: int
+    size: tuple[int, int]
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    images_per_s: float
+    bytes: int
+    ap: float | None
+    preprocess_p50_ms: float
+    network_p50_ms: float
+    postprocess_p50_ms: float
+    calls: int
+
+    def to_json(self) -> dict[str, object]:
+        """A plain object with the attributes as keys; `size` is `[height, width]`."""
+        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured.
+
+    Attributes:
+        machine: see `leandet.machine.describe_machine`.
+        rows: one for each model, in the order given.
+        pictures: what the models looked at.
+        warnings: what may have disturbed the measurement.
+    """
+
+    machine: dict[str, object]
+    rows: list[BenchRow]
+    pictures: str
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, object]:
+        """A plain object: `{machine, rows, pictures, warnings}`."""
+        return {
+            "machine": self.machine,
+            "rows": [row.to_json() for row in self.rows],
+            "pictures": self.pictures,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(slots=True)
+class _Contender:
+    """A model under measurement: seconds of each timed call, one list of (preprocess, network, postprocess)."""
+
+    path: Path
+    runtime: Runtime
+    batch: int
+    times: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def call(self, images: Sequence[Image]) -> tuple[float, float, float]:
+        """One call of the whole path: the same three steps as `Runtime.batch`, with the clock read in between."""
+        start = time.perf_counter()
+        inputs, placements = self.runtime.prepare(images)
+        prepared = time.perf_counter()
+        raw = self.runtime.run_network(inputs)
+        answered = time.perf_counter()
+        self.runtime.finish(raw, placements)
+        end = time.perf_counter()
+        return prepared - start, answered - prepared, end - answered
+
+    def row(self) -> BenchRow:
+        stages = np.array(self.times) * 1000
+        total = stages.sum(axis=1)
+        p50, p90, p99 = np.percentile(total, [50, 90, 99])
+        pre, network, post = np.median(stages, axis=0)
+        card = self.runtime.card
+        return BenchRow(
+            model=str(self.path),
+            runtime=self.runtime.name,
+            precision=self.runtime.precision,
+            threads=self.runtime.threads,
+            batch=self.batch,
+            size=(card.spec.size.height, card.spec.size.width),
+            p50_ms=round(float(p50), 4),
+            p90_ms=round(float(p90), 4),
+            p99_ms=round(float(p99), 4),
+            images_per_s=round(self.batch * len(total) * 1000 / float(total.sum()), 2),
+            bytes=self.path.stat().st_size,
+            ap=card.metrics.get("ap"),
+            preprocess_p50_ms=round(float(pre), 4),
+            network_p50_ms=round(float(network), 4),
+            postprocess_p50_ms=round(float(post), 4),
+            calls=len(total),
+        )
+
+
+def bench(
+    paths: Sequence[str | Path],
+    threads: int | None = None,
+    images: Sequence[Path] | None = None,
+    *,
+    seconds: float = 5.0,
+    batch: int = 1,
+    warn: Callable[[str], None] | None = None,
+) -> BenchReport:
+    """Measure models against each other, in turns, with idle threads not spinning.
+
+    Args:
+        paths: model files.
+        threads: threads for one call, resizing included; None for all cores that this process may use.
+        images: photographs to detect in, the first 64 used; None for one drawn 640x480 picture, the same every time.
+        seconds: measured time for each model, from 0.01 to 3600, after a warm-up.
+        batch: photographs in one call, 1 to 1024.
+        warn: told at once what disturbs the measurement; the report lists it too.
+
+    Raises:
+        UserError: if a model or photograph cannot be read, or an argument is out of range.
+    """
+    if not paths:
+        raise UserError("no models were given: name the model files to measure.")
+    if not 0.01 <= seconds <= 3600:
+        raise UserError(f"seconds must be from 0.01 to 3600, not {seconds}.")
+    if not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"batch must be from 1 to {MAX_BATCH} images, not {batch}.")
+    contenders = [_Contender(Path(path), open_runtime(path, threads), batch) for path in paths]
+    pictures = _pictures(images, batch)
+    machine = describe_machine()  # before the measurement itself loads the machine
+    warnings = _disturbances()
+    for text in warnings:
+        if warn is not None:
+            warn(text)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(contenders[0].runtime.threads)
+    try:
+        _measure(contenders, pictures, seconds)
+    finally:
+        cv2.setNumThreads(before)
+    described = "one drawn picture of 640x480 px" if images is None else f"{len(pictures)} photographs"
+    return BenchReport(machine, [contender.row() for contender in contenders], described, warnings)
+
+
+def _measure(contenders: Sequence[_Contender], pictures: list[list[Image]], seconds: float) -> None:
+    turns = [cycle(pictures) for _ in contenders]
+    for contender, batches in zip(contenders, turns, strict=True):
+        end = time.perf_counter() + min(WARM_UP_SECONDS, seconds)
+        done = 0
+        while done < WARM_UP_CALLS or time.perf_counter() < end:
+            contender.call(next(batches))
+            done += 1
+    order = list(zip(contenders, turns, strict=True))
+    for _ in range(ROUNDS):
+        for contender, batches in order:
+            contender.call(next(batches))  # untimed: brings its weights back into the caches
+            end = time.perf_counter() + seconds / ROUNDS
+            while True:
+                contender.times.append(contender.call(next(batches)))
+                if time.perf_counter() >= end:
+                    break
+        order.append(order.pop(0))  # nobody always follows the same neighbour
+
+
+def _pictures(images: Sequence[Path] | None, batch: int) -> list[list[Image]]:
+    """The photographs in batches; every photograph appears as often as any other."""
+    if images is None:
+        decoded = [photograph_like()]
+    else:
+        from leandet.data.image import load_image
+
+        if not images:
+            raise UserError("no images were given: name image files or folders, or leave them out.")
+        decoded = [load_image(path) for path in images[:MAX_IMAGES]]
+    endless = cycle(decoded)
+    return [list(islice(endless, batch)) for _ in range(len(decoded))]
+
+
+def photograph_like(height: int = 480, width: int = 640) -> Image:
+    """A seeded picture with structure at every scale, as photographs have: uint8 (height, width, 3) RGB."""
+    random = np.random.default_rng(0)
+    picture = np.zeros((height, width, 3), np.float32)
+    cells = 2
+    while cells < min(height, width):
+        noise = random.standard_normal((cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR) / cells**0.5
+        cells *= 2
+    return np.clip(picture * 50 + 114, 0, 255).astype(np.uint8)
+
+
+def _disturbances() -> list[str]:
+    busy = busy_cores()
+    if busy is None or busy <= BUSY_CORES:
+        return []
+    return [f"other programs keep {busy:.1f} cores busy: close them and measure again, these times may be too long."]

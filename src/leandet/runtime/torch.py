@@ -1,0 +1,42 @@
+"""PyTorch itself: the reference that every other engine is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from leandet.detector.decode import Predictions, top_k
+from leandet.detector.files import load_detector
+from leandet.machine import usable_cores
+from leandet.runtime.runtime import RawOutput, Runtime
+
+
+class TorchRuntime(Runtime):
+    """A `.safetensors` detector run by PyTorch on the CPU, channels last; `threads` holds for the whole process.
+
+    Args:
+        path: written by `leandet.save`.
+        threads: threads for one call; None for all cores that this process may use.
+
+    Raises:
+        UserError: if the file is missing, damaged or not leandet's.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self._detector, card = load_detector(Path(path))
+        self._detector.to(memory_format=torch.channels_last)
+        threads = threads or usable_cores()
+        super().__init__(card=card, name="torch", version=str(torch.__version__), threads=threads, device="cpu")
+
+    def run_network(self, inputs: npt.NDArray[np.uint8]) -> RawOutput:
+        """The network alone: see `Runtime.run_network`."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            images = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
+            predictions: Predictions = self._detector(images)
+            boxes, scores, labels = top_k(predictions.logits, predictions.boxes)
+        return RawOutput(boxes.numpy(), scores.numpy(), labels.numpy())

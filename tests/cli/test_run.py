@@ -1,0 +1,127 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import leandet
+from leandet.cli.run import bench_command, detect_command
+from leandet.detections import Detections
+from leandet.errors import UserError
+from leandet.preprocess import Size
+
+# The red detector of the runtime tests; importlib mode puts no test folder on the path.
+_spec = importlib.util.spec_from_file_location("red", Path(__file__).parents[1] / "runtime" / "conftest.py")
+red = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(red)
+
+app = typer.Typer()
+app.command("detect")(detect_command)
+app.command("bench")(bench_command)
+
+
+@pytest.fixture
+def model(tmp_path):
+    size = Size(64, 96)
+    return red.write_onnx(tmp_path / "red.onnx", red.red_graph(size), red.red_card(size).dump())
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photos" / "a.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), red.red_picture(80, 120, (30, 15, 90, 60))[..., ::-1])
+    return path
+
+
+def _run(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_detect_prints_one_json_object(model, photo, tmp_path):
+    result = _run("detect", model, photo.parent, "--save", tmp_path / "out", "--threads", 1, "--json")
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert (value["images"], value["detections"], value["skipped"]) == (1, 1, [])
+    assert Path(value["results"]).is_file()
+
+
+def test_detect_says_what_it_did(model, photo, tmp_path):
+    result = _run("detect", model, photo, "--save", tmp_path / "out", "--threshold", 0)
+    assert result.exit_code == 0, result.output
+    assert "2 objects in 1 images" in result.stdout
+
+
+def test_detect_refuses_a_bad_threshold_and_a_missing_model(model, photo, tmp_path):
+    assert _run("detect", model, photo, "--threshold", 1.5).exit_code == 2
+    result = _run("detect", tmp_path / "none.onnx", photo, "--save", tmp_path / "out")
+    assert isinstance(result.exception, UserError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_detect_runs_safetensors_through_load(photo, tmp_path, monkeypatch):
+    class Loaded:
+        card = SimpleNamespace(classes=("thing",))
+
+        def __call__(self, image):
+            return Detections(np.array([[1, 2, 9, 9]], np.float32), np.array([0.9], np.float32), np.array([0]))
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(leandet, "load", lambda path: Loaded(), raising=False)
+    result = _run("detect", tmp_path / "m.safetensors", photo, "--save", tmp_path / "out", "--threads", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert json.loads(result.stdout)["detections"] == 1
+
+
+def test_bench_prints_one_json_object(model, photo):
+    result = _run("bench", model, "--threads", 1, "--seconds", 0.01, "--images", photo.parent, "--json")
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert value["rows"][0]["model"] == str(model)
+    assert value["machine"]["cpu"]
+
+
+def test_bench_prints_a_table_with_units(model):
+    result = _run("bench", model, "--threads", 1, "--seconds", 0.01)
+    assert result.exit_code == 0, result.output
+    assert "ms" in result.stdout
+    assert "MB" in result.stdout
+
+
+BLOCKED = """
+import sys
+
+TRAINING = {"torch", "torchvision", "lightning", "timm", "onnx", "safetensors", "faster_coco_eval"}
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in TRAINING:
+            raise ImportError(f"{name} is not part of the edge world")
+
+sys.meta_path.insert(0, Block())
+from pathlib import Path
+import leandet.runtime
+from leandet.cli.run import bench_command, detect_command
+model, photo, out = sys.argv[1:]
+detect_command(Path(model), [photo], save=Path(out), as_json=True)
+bench_command([Path(model)], threads=1, seconds=0.01, as_json=True)
+assert not TRAINING & set(sys.modules), TRAINING & set(sys.modules)
+"""
+
+
+def test_the_edge_world_imports_no_torch(model, photo, tmp_path):
+    command = [sys.executable, "-c", BLOCKED, str(model), str(photo), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    detected, measured = (json.loads(line) for line in done.stdout.splitlines())
+    assert detected["detections"] == 1
+    assert len(measured["rows"]) == 1

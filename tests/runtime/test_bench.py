@@ -1,0 +1,85 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from leandet.errors import UserError
+from leandet.machine import busy_cores, describe_machine
+from leandet.preprocess import Size
+from leandet.runtime import bench as bench_module
+from leandet.runtime.bench import bench, photograph_like
+
+KEYS = {
+    *("model", "runtime", "precision", "threads", "batch", "size", "p50_ms", "p90_ms", "p99_ms", "images_per_s"),
+    *("bytes", "ap", "preprocess_p50_ms", "network_p50_ms", "postprocess_p50_ms"),
+}
+
+
+def test_two_models_in_turns(make_onnx):
+    paths = [make_onnx("small.onnx", Size(32, 32)), make_onnx("large.onnx", Size(320, 320))]
+    threads_before = cv2.getNumThreads()
+    value = json.loads(json.dumps(bench(paths, threads=1, seconds=0.05, batch=2).to_json()))
+    assert cv2.getNumThreads() == threads_before
+    assert {"machine", "rows"} <= set(value)
+    small, large = value["rows"]
+    assert set(small) >= KEYS
+    assert (small["model"], small["size"], small["threads"], small["batch"]) == (str(paths[0]), [32, 32], 1, 2)
+    assert small["bytes"] == paths[0].stat().st_size
+    assert small["ap"] == 0.5
+    assert small["calls"] >= bench_module.ROUNDS
+    assert small["p50_ms"] <= small["p90_ms"] <= small["p99_ms"]
+    assert small["p50_ms"] < large["p50_ms"]
+    assert small["images_per_s"] > 0
+    assert all(small[f"{stage}_p50_ms"] > 0 for stage in ("preprocess", "network", "postprocess"))
+
+
+def test_own_images(make_onnx, picture, tmp_path):
+    photo = tmp_path / "a.png"
+    cv2.imwrite(str(photo), picture(40, 50, (5, 5, 20, 20)))
+    report = bench([make_onnx()], threads=1, images=[photo], seconds=0.01)
+    assert report.pictures == "1 photographs"
+
+
+def test_a_busy_machine_is_said_at_once(make_onnx, monkeypatch):
+    monkeypatch.setattr(bench_module, "busy_cores", lambda: 1.5)
+    told = []
+    report = bench([make_onnx()], threads=1, seconds=0.01, warn=told.append)
+    assert told == report.warnings
+    assert "1.5 cores" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"seconds": 0}, "seconds must"),
+        ({"seconds": float("nan")}, "seconds must"),
+        ({"batch": 0}, "batch must"),
+        ({"threads": 0}, "threads must"),
+        ({"images": []}, "no images"),
+    ],
+)
+def test_arguments_out_of_range(make_onnx, arguments, said):
+    with pytest.raises(UserError, match=said):
+        bench([make_onnx()], **arguments)
+
+
+def test_no_models():
+    with pytest.raises(UserError, match="no models"):
+        bench([])
+
+
+def test_the_drawn_picture_is_always_the_same():
+    picture = photograph_like()
+    assert picture.shape == (480, 640, 3)
+    assert picture.std() > 20
+    np.testing.assert_array_equal(picture, photograph_like())
+
+
+def test_the_machine_describes_itself():
+    machine = describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["cpu"]
+    assert {"python", "numpy", "onnxruntime", "opencv", "leandet"} <= set(machine["versions"])
+    busy = busy_cores(0.05)
+    assert busy is None or busy >= 0
