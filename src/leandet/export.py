@@ -21,7 +21,8 @@ from leandet.runtime.runtime import RawOutput
 
 BOX_TOLERANCE = 0.1  # pixels
 SCORE_TOLERANCE = 1e-3
-SURE = 0.05  # detections scored below this are not compared: their order is a coin toss
+SURE = 0.05  # detections scored below this are not compared, but for an image's ten best: their order is a coin toss
+LEAST = 10
 
 
 class Deployed(nn.Module):
@@ -117,13 +118,14 @@ def _run(content: bytes, images: npt.NDArray[np.uint8]) -> RawOutput:
 def compare(wanted: RawOutput, found: RawOutput) -> Parity:
     """The largest differences between two engines' answers for the same B images.
 
-    Every detection of `wanted` scored over 0.05 is compared with the one of its class that is nearest in `found`;
-    where there is none, the difference is infinite.
+    Every detection of `wanted` scored over 0.05, and the ten best of each image whatever their score, is compared with
+    the one of its class that is nearest in `found`; where there is none, the difference is infinite.
     """
     boxes = scores = 0.0
     compared = 0
     for image in range(len(wanted.scores)):
-        for rank in np.flatnonzero(wanted.scores[image] > SURE):
+        sure = max(int((wanted.scores[image] > SURE).sum()), min(LEAST, wanted.scores.shape[1]))
+        for rank in range(sure):  # scores descend
             same = found.labels[image] == wanted.labels[image, rank]
             if not same.any():
                 return Parity(float("inf"), float("inf"), compared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from leandet.cli.nets import nets_command
 from leandet.cli.run import bench_command, detect_command
 from leandet.errors import UserError
 
-OK, OUR_FAULT, USER_INPUT, INTERRUPTED = 0, 1, 2, 130
+USER_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     help="Labelled images and a latency budget in, an NMS-free object detector out.",
@@ -57,17 +56,14 @@ def main() -> None:
     error), 130 interrupted.
     """
     try:
-        app(standalone_mode=True)
+        app()
     except UserError as error:
         _say(f"error: {error}")
         sys.exit(USER_INPUT)
-    except KeyboardInterrupt:
-        _say("interrupted; what was finished is kept.")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away (`leandet nets | head`): no one is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(OK)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # how the framework answers Ctrl-C
+            _say("interrupted; what was finished is kept.")
+        raise
 
 
 def _say(line: str) -> None:

@@ -101,8 +101,8 @@ def _print_result(result: Result) -> None:
 
     results = result.results
     table = Table(title=f"AP on the {results['chosen']['split']} split", title_style="", box=None, pad_edge=False)
-    table.add_column("stage")
-    for name in ("AP %", "AP50 %", "with NMS %", "p50 ms", "kB", "parameters M", "multiply-adds M", "took s"):
+    table.add_column("stage", no_wrap=True)
+    for name in ("AP %", "AP50 %", "NMS AP %", "p50 ms", "kB", "params M", "madds M", "took s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in results["stages"]:
         table.add_row(

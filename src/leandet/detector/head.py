@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leandet.detector.layers import Separable
+from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
 
@@ -28,7 +28,7 @@ class Tower(nn.Sequential):
         nn.init.normal_(predictor.weight, std=0.01)
         if predictor.bias is not None:
             nn.init.constant_(predictor.bias, bias)
-        super().__init__(Separable(width, width), Separable(width, width), predictor)
+        super().__init__(separable(width, width), separable(width, width), predictor)
 
 
 def class_tower(width: int, classes: int) -> Tower:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leandet.detector.layers import ConvNorm, Separable
+from leandet.detector.layers import separable
+from leandet.nets.blocks import conv_bn
 
 STRIDES = (8, 16, 32)
 
@@ -27,11 +28,11 @@ class Neck(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, levels: Sequence[int]) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self.reduce = nn.ModuleList(ConvNorm(c, width) for c in channels)
-        self.top_down = nn.ModuleList(Separable(width, width) for _ in channels[:-1])
+        self.reduce = nn.ModuleList(conv_bn(c, width, activation=nn.ReLU) for c in channels)
+        self.top_down = nn.ModuleList(separable(width, width) for _ in channels[:-1])
         steps = STRIDES.index(max(levels))
-        self.down = nn.ModuleList(Separable(width, width, 2) for _ in range(steps))
-        self.bottom_up = nn.ModuleList(Separable(width, width) for _ in range(steps))
+        self.down = nn.ModuleList(separable(width, width, 2) for _ in range(steps))
+        self.bottom_up = nn.ModuleList(separable(width, width) for _ in range(steps))
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """Taps (B, C_l, H / s, W / s) at s = 8, 16, 32 -> one (B, width, H / s, W / s) for each of `levels`."""

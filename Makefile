@@ -1,0 +1,31 @@
+# Everything from a bare machine: Python 3.11 or newer with venv, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.leandet-installed
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "leandet needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	touch $@
+
+# The main job on the embedded data: minutes, no download of data or weights. Run it again to go on where it was interrupted.
+demo: setup
+	$(BIN)/leandet build --demo --out demo $(if $(wildcard demo/build.json),--resume,)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
