@@ -33,12 +33,14 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'leandet' has no attribute {name!r}")
     from importlib import import_module
 
+    from leandet.errors import missing_extra
+
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"torch", "torchvision", "lightning", "safetensors"}:
-            raise ImportError(f"leandet.{name} needs the training extra: pip install 'leandet[train]'") from error
-        raise
+        if (sentence := missing_extra(error)) is None:
+            raise
+        raise ImportError(f"leandet.{name}: {sentence}") from error
 
 
 def __dir__() -> list[str]:

@@ -119,13 +119,17 @@ def compare(wanted: RawOutput, found: RawOutput) -> Parity:
     """The largest differences between two engines' answers for the same B images.
 
     Every detection of `wanted` scored over 0.05, and the ten best of each image whatever their score, is compared with
-    the one of its class that is nearest in `found`; where there is none, the difference is infinite.
+    the one of its class that is nearest in `found`; where there is none, the difference is infinite. Left out are those
+    that score like `found`'s last: a rounding error decides on which side of the top k they fall.
     """
     boxes = scores = 0.0
     compared = 0
     for image in range(len(wanted.scores)):
         sure = max(int((wanted.scores[image] > SURE).sum()), min(LEAST, wanted.scores.shape[1]))
+        cut = found.scores[image, -1] + SCORE_TOLERANCE
         for rank in range(sure):  # scores descend
+            if wanted.scores[image, rank] <= cut:
+                break
             same = found.labels[image] == wanted.labels[image, rank]
             if not same.any():
                 return Parity(float("inf"), float("inf"), compared)

@@ -59,7 +59,8 @@ def score(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
         classes: names.
 
     Raises:
-        UserError: if no sample has an object, or the metric's package is missing.
+        UserError: if no sample has an object.
+        ModuleNotFoundError: without the training extra.
     """
     if not any(len(sample.boxes) for sample in samples):
         raise UserError("these images hold no labelled object, so no accuracy can be measured: choose another split.")
@@ -86,10 +87,8 @@ def _mean(precision: Any) -> float:
 
 
 def _coco(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Any:
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise UserError("measuring accuracy needs faster-coco-eval: pip install 'leandet[train]'.") from error
+    from faster_coco_eval import COCO, COCOeval_faster  # the base install runs detectors and measures none
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(_labels(samples, classes))
         found = _results(detections)

@@ -11,7 +11,7 @@ from leandet.cli.data import data_app
 from leandet.cli.make import build_command, eval_command, export_command, train_command
 from leandet.cli.nets import nets_command
 from leandet.cli.run import bench_command, detect_command
-from leandet.errors import UserError
+from leandet.errors import UserError, missing_extra
 
 USER_INPUT, INTERRUPTED = 2, 130
 
@@ -59,6 +59,11 @@ def main() -> None:
         app()
     except UserError as error:
         _say(f"error: {error}")
+        sys.exit(USER_INPUT)
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        _say(f"error: {sentence}")
         sys.exit(USER_INPUT)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # how the framework answers Ctrl-C

@@ -37,12 +37,8 @@ def _onnx(path: str | Path, threads: int | None) -> Runtime:
 
 
 def _torch(path: str | Path, threads: int | None) -> Runtime:
-    try:
-        from leandet.runtime.torch import TorchRuntime
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch, which is not installed: pip install 'leandet[train]', or open its .onnx instead."
-        ) from error
+    from leandet.runtime.torch import TorchRuntime
+
     return TorchRuntime(path, threads)
 
 

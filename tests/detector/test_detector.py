@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from leandet.detector.detector import MEAN, STD, Detector
+from leandet.detector.head import PRIOR, Head
+from leandet.detector.spec import Spec
+from leandet.preprocess import Size
+
+SIZE = Size(64, 96)
+
+
+def tiny(**changes: object) -> Detector:
+    torch.manual_seed(0)
+    return Detector(
+        Spec(**({"backbone": "mobilenet_v2_035", "classes": 3, "size": SIZE, "width": 16} | changes))
+    ).eval()
+
+
+def pictures(count: int, height: int = 64, width: int = 96) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@torch.inference_mode()
+def test_bytes_and_floats_give_the_same_answer():
+    detector, images = tiny(), pictures(2)
+    for a, b in zip(detector(images), detector(images.float()), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_normalisation_is_torchvisions():
+    from torchvision.transforms.v2.functional import normalize, to_dtype
+
+    detector, images = tiny(), pictures(2)
+    normal = normalize(to_dtype(images, torch.float32, scale=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for a, b in zip(detector.features(images), detector.neck(detector.backbone(normal)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert [round(m / 255, 3) for m in MEAN] == [0.485, 0.456, 0.406]
+    assert [round(s / 255, 3) for s in STD] == [0.229, 0.224, 0.225]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("levels", [(8, 16, 32), (8, 16), (16,), (8, 32), (32,)])
+def test_shapes_follow_the_levels(levels):
+    detector = tiny(levels=levels)
+    predictions = detector(pictures(2))
+    count = sum((64 // s) * (96 // s) for s in levels)
+    assert predictions.logits.shape == (2, count, 3)
+    assert predictions.boxes.shape == (2, count, 4)
+    assert predictions.points.shape == (count, 2)
+    assert sorted(set(predictions.strides.tolist())) == [float(s) for s in levels]
+    for feature, stride in zip(detector.features(pictures(2)), levels, strict=True):
+        assert feature.shape == (2, 16, 64 // stride, 96 // stride)
+
+
+def test_levels_that_do_not_predict_cost_no_parameters():
+    assert all(parameter.requires_grad for parameter in tiny(levels=(8,)).parameters())
+    detector = tiny(levels=(8,)).train()
+    predictions = detector(pictures(2))
+    (predictions.logits.sum() + predictions.boxes.sum()).backward()
+    unused = [n for n, p in detector.named_parameters() if p.grad is None]
+    assert unused == []
+
+
+@torch.inference_mode()
+def test_boxes_have_area_and_hold_their_point():
+    predictions = tiny()(pictures(3))
+    assert (predictions.boxes[..., :2] < predictions.points).all()
+    assert (predictions.boxes[..., 2:] > predictions.points).all()
+
+
+@torch.inference_mode()
+def test_an_untrained_head_is_sure_of_nothing():
+    scores = tiny()(pictures(2)).logits.sigmoid()
+    torch.testing.assert_close(scores.mean(), torch.tensor(PRIOR), rtol=0.3, atol=0)
+
+
+@torch.inference_mode()
+def test_a_batch_answers_as_its_images_alone_do():
+    detector, images = tiny(), pictures(4)
+    together = detector(images)
+    for i in range(4):
+        alone = detector(images[i : i + 1])
+        torch.testing.assert_close(together.logits[i], alone.logits[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.boxes[i], alone.boxes[0], rtol=1e-4, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_any_multiple_of_32_will_do():
+    detector = tiny()
+    for height, width in ((32, 32), (96, 64), (128, 160)):
+        count = sum((height // s) * (width // s) for s in (8, 16, 32))
+        assert detector(pictures(1, height, width)).boxes.shape == (1, count, 4)
+
+
+def test_the_head_shares_its_towers_over_the_levels():
+    head = Head(16, 3, 3).eval()
+    feature = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        head.scales.copy_(torch.tensor([1.0, 2.0, 1.0]))
+        logits, distances = head([feature, feature, feature])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(distances[0], distances[2])
+    assert not torch.allclose(distances[0], distances[1])

@@ -1,0 +1,186 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from leandet import export
+from leandet.card import Card
+from leandet.detector.decode import top_k
+from leandet.detector.detector import Detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export_onnx
+from leandet.learn.loss import Criterion
+from leandet.preprocess import Size
+from leandet.runtime import RawOutput, open_runtime
+
+SIZE = Size(64, 96)
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE.height, SIZE.width), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    made = Detector(Spec("mobilenet_v2_035", 3, SIZE, width=16))
+    with torch.no_grad():
+        made.head.classify[-1].weight.normal_(std=0.5)  # scores that differ, some of them sure
+        made.head.classify[-1].bias.fill_(-1.0)
+        made.head.regress[-1].weight.normal_(std=0.1)
+        for seed in range(3):
+            made(torch.from_numpy(pictures(8, 100 + seed)))  # statistics for the norms
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def card(detector):
+    return Card(("a", "b", "ü"), detector.spec, {"ap": 0.25}, {"seed": "0"})
+
+
+@pytest.fixture(scope="module")
+def exported(detector, card, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    return path, export_onnx(detector, card, path, pictures(2))
+
+
+def torch_says(detector: Detector, images: np.ndarray) -> RawOutput:
+    with torch.inference_mode():
+        predictions = detector(torch.from_numpy(images))
+        return RawOutput(*(t.numpy() for t in top_k(predictions.logits, predictions.boxes)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_onnx_answers_as_pytorch_does_whatever_the_batch(detector, exported, batch):
+    path, _ = exported
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = pictures(batch, seed=batch)
+    wanted = torch_says(detector, images)
+    boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"images": images})
+    assert (wanted.scores > SURE).any()
+    np.testing.assert_allclose(scores, wanted.scores, atol=1e-4)
+    # Where neighbours in rank are further apart than rounding, the order is the same, so rows may be compared.
+    apart = np.ones_like(wanted.scores, bool)
+    gaps = wanted.scores[:, :-1] - wanted.scores[:, 1:] > 1e-4
+    apart[:, 1:] &= gaps
+    apart[:, :-1] &= gaps
+    assert apart.mean() > 0.5
+    np.testing.assert_allclose(boxes[apart], wanted.boxes[apart], atol=1e-2)
+    np.testing.assert_array_equal(labels[apart], wanted.labels[apart])
+
+
+def test_the_runtimes_agree_on_a_photograph(detector, card, exported, tmp_path):
+    from leandet.detector.files import save_detector
+
+    save_detector(detector, card, tmp_path / "model.safetensors")
+    photo = np.random.default_rng(7).integers(0, 256, (50, 130, 3), np.uint8)
+    found, wanted = (open_runtime(p, 1)(photo) for p in (exported[0], tmp_path / "model.safetensors"))
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    assert len(found) == len(wanted) > 0
+
+
+def test_the_card_crosses_the_bridge(card, exported):
+    assert open_runtime(exported[0]).card == card
+
+
+def names(graph: onnx.GraphProto) -> set[str]:
+    """Operators and everything named, subgraphs included."""
+    found = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        found |= {node.op_type, node.name, *node.input, *node.output}
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                found |= names(inner)
+    return found
+
+
+def test_the_file_is_whole_checked_and_free_of_nms_and_of_what_only_trains(detector, exported):
+    path, _ = exported
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no weights beside it
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    found = names(model.graph)
+    for function in model.functions:
+        found |= {node.op_type for node in function.node}
+    assert "Conv" in found
+    assert not [n for n in found if "nonmax" in n.lower() or "nms" in n.lower()]
+    assert not [n for n in found if "auxiliary" in n or "criterion" in n or "tower" in n]
+    parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
+    training = sum(p.numel() for p in Criterion(detector).parameters())
+    own = sum(p.numel() for p in detector.parameters()) + sum(b.numel() for b in detector.buffers())
+    locations = sum((SIZE.height // s) * (SIZE.width // s) for s in (8, 16, 32))
+    assert parameters <= own + 3 * locations + 100
+    assert training > 100  # or the bound above would not tell
+
+
+def test_inputs_and_outputs_are_the_contracts(exported):
+    graph = onnx.load(exported[0]).graph
+    (images,) = graph.input
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value for d in images.type.tensor_type.shape.dim[1:]] == [3, SIZE.height, SIZE.width]
+    assert images.type.tensor_type.shape.dim[0].dim_param
+    assert [o.name for o in graph.output] == ["boxes", "scores", "labels"]
+
+
+def test_the_measured_difference_is_small_and_over_many_detections(exported):
+    _, parity = exported
+    assert parity.compared >= 20
+    assert 0 <= parity.boxes < BOX_TOLERANCE
+    assert 0 <= parity.scores < SCORE_TOLERANCE
+
+
+def perturbed(raw: RawOutput, **changes: np.ndarray) -> RawOutput:
+    return RawOutput(*(changes.get(name, getattr(raw, name)) for name in RawOutput._fields))
+
+
+def test_compare_finds_what_was_moved(detector):
+    wanted = torch_says(detector, pictures(3))
+    same = compare(wanted, wanted)
+    assert (same.boxes, same.scores) == (0, 0)
+    assert same.compared == sum(max(10, int((row > SURE).sum())) for row in wanted.scores)
+
+    boxes = wanted.boxes.copy()
+    boxes[1, 4, 2] += 0.25
+    moved = compare(wanted, perturbed(wanted, boxes=boxes))
+    assert moved.boxes == pytest.approx(0.25, abs=1e-5)
+    assert moved.scores == 0
+
+    scores = wanted.scores.copy()
+    scores[2, 0] -= 0.125
+    assert compare(wanted, perturbed(wanted, scores=scores)).scores == pytest.approx(0.125)
+
+    labels = np.full_like(wanted.labels, 9)
+    assert compare(wanted, perturbed(wanted, labels=labels)).boxes == float("inf")
+
+    order = np.arange(wanted.scores.shape[1])[::-1]
+    shuffled = RawOutput(wanted.boxes[:, order], wanted.scores[:, order], wanted.labels[:, order])
+    assert compare(wanted, shuffled).boxes == 0  # order among equals is not a difference
+
+
+@pytest.mark.parametrize("spoil", ["boxes", "scores", "labels"])
+def test_a_graph_that_differs_is_not_written(detector, card, tmp_path, monkeypatch, spoil):
+    run = export._run
+
+    def other(content: bytes, images: np.ndarray) -> RawOutput:
+        raw = run(content, images)
+        value = getattr(raw, spoil)
+        return perturbed(raw, **{spoil: value + (1 if spoil == "labels" else value.dtype.type(0.2))})
+
+    monkeypatch.setattr(export, "_run", other)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"what was there before")
+    with pytest.raises(UserError, match="was not written"):
+        export_onnx(detector, card, path, pictures(2))
+    assert path.read_bytes() == b"what was there before"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_metadata_is_one_line_of_json(exported, card):
+    (entry,) = [m for m in onnx.load(exported[0]).metadata_props if m.key == export.CARD_KEY]
+    assert json.loads(entry.value)["classes"] == list(card.classes)
