@@ -120,13 +120,17 @@ def compare(wanted: RawOutput, found: RawOutput) -> Parity:
 
     Every detection of `wanted` scored over 0.05, and the ten best of each image whatever their score, is compared with
     the one of its class that is nearest in `found`; where there is none, the difference is infinite. Left out are those
-    that score like `found`'s last: a rounding error decides on which side of the top k they fall.
+    that score like the last: a rounding error decides on which side of the top k they fall.
     """
     boxes = scores = 0.0
     compared = 0
+    if not all(np.isfinite(values).all() for raw in (wanted, found) for values in (raw.boxes, raw.scores)):
+        return Parity(float("inf"), float("inf"), compared)
     for image in range(len(wanted.scores)):
         sure = max(int((wanted.scores[image] > SURE).sum()), min(LEAST, wanted.scores.shape[1]))
-        cut = found.scores[image, -1] + SCORE_TOLERANCE
+        # The k-th best score is the same whatever the order of equals, so all are compared by rank.
+        scores = max(scores, float(np.abs(found.scores[image] - wanted.scores[image]).max()))
+        cut = wanted.scores[image, -1] + SCORE_TOLERANCE
         for rank in range(sure):  # scores descend
             if wanted.scores[image, rank] <= cut:
                 break

@@ -65,7 +65,7 @@ def test_a_missing_field(name):
 
 
 def test_an_unknown_field_asks_for_another_version():
-    with pytest.raises(UserError, match="'depth'.*another leandet version"):
+    with pytest.raises(UserError, match=r"'depth'.*another leandet version"):
         Spec.from_json(spec().to_json() | {"depth": 2})
 
 

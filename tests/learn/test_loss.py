@@ -85,6 +85,20 @@ def test_every_parameter_gets_a_gradient(auxiliary):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_the_auxiliary_branch_fades_to_a_tenth(progress):
+    detector = tiny()
+    criterion = Criterion(detector, auxiliary=0.8)
+    targets = Targets.pad(OBJECTS, LABELS)
+    first, now = (criterion(detector, pictures(2), targets, p) for p in (0.0, progress))
+    torch.testing.assert_close(now.auxiliary, first.auxiliary * (1 - 0.9 * progress))
+    for name in ("classification", "l1", "giou"):
+        torch.testing.assert_close(getattr(now, name), getattr(first, name))
+    assert first.auxiliary > 0
+    assert Criterion(detector, auxiliary=0)(detector, pictures(2), targets, progress).auxiliary == 0
+
+
 def test_a_batch_without_objects_teaches_silence():
     detector = tiny()
     criterion = Criterion(detector)

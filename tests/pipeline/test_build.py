@@ -14,7 +14,7 @@ from leandet.data.shapes import draw_shapes
 from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
-from leandet.pipeline import Options, stages
+from leandet.pipeline import Options, run, stages
 from leandet.runtime import open_runtime
 
 
@@ -150,14 +150,23 @@ def test_a_finished_stage_is_not_run_again(copy, built, monkeypatch):
     assert again["chosen"]["ap"] == pytest.approx(built[0].results["chosen"]["ap"], abs=1e-6)
 
 
-@pytest.mark.parametrize("harm", ["missing model", "damaged note", "note of another kind"])
-def test_a_stage_whose_trace_is_not_whole_is_run_again(copy, built, harm):
+@pytest.mark.parametrize("harm", ["none", "missing model", "damaged note", "empty note", "note of another kind"])
+def test_a_stage_whose_trace_is_not_whole_is_run_again(copy, built, options, monkeypatch, harm):
+    asked = []
+
+    def record(stage, work):
+        asked.append(stage.name)
+        shutil.copy(options.out / "model.onnx", copy.out)
+        return built[0].results["chosen"]
+
+    monkeypatch.setattr(run, "run_stage", record)  # what an export does is tested above; here, whether it is asked for
     if harm == "missing model":
         (copy.out / "model.onnx").unlink()
-    else:
-        (copy.out / "stages" / "export.json").write_text("{" if harm == "damaged note" else "[]")
-    pipeline.build(copy, resume=True)
-    assert open_runtime(copy.out / "model.onnx").card == open_runtime(copy.out / "model.safetensors").card
+    elif harm != "none":
+        content = {"damaged note": "{", "empty note": "", "note of another kind": "[]"}[harm]
+        (copy.out / "stages" / "export.json").write_text(content)
+    assert pipeline.build(copy, resume=True).results["stages"] == built[0].results["stages"]
+    assert asked == ([] if harm == "none" else ["export"])
 
 
 def test_a_training_of_its_own_is_the_first_stage(options, quick, built, tmp_path):

@@ -16,6 +16,7 @@ from leandet.learn.assign import Matches, MinimumCost, TopQuality
 from leandet.learn.geometry import matched
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
+AUXILIARY_END = 0.1  # what is left of the one-to-many branch's weight when training ends
 
 
 class Parts(NamedTuple):
@@ -37,7 +38,7 @@ def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
 
     With `wanted` 0 or 1 it is the focal loss of gamma 2. Logits and wanted (B, N, C), wanted in [0, 1] -> scalar sum.
     """
-    focus = (wanted - logits.detach().sigmoid()).square_()
+    focus = (wanted - logits.sigmoid()).square()
     return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * focus).sum()
 
 
@@ -73,7 +74,7 @@ class Criterion(nn.Module):
 
     Args:
         detector: gives the width, the number of classes and the levels.
-        auxiliary: weight of the one-to-many branch; 0 leaves it out.
+        auxiliary: weight of the one-to-many branch at the start; 0 leaves it out.
     """
 
     def __init__(self, detector: Detector, auxiliary: float = 1.0) -> None:
@@ -83,8 +84,12 @@ class Criterion(nn.Module):
         self.auxiliary = auxiliary
         self.tower = class_tower(detector.spec.width, detector.spec.classes) if auxiliary else None
 
-    def forward(self, detector: Detector, images: Tensor, targets: Targets) -> Parts:
-        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object."""
+    def forward(self, detector: Detector, images: Tensor, targets: Targets, progress: float = 0.0) -> Parts:
+        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object.
+
+        `progress` through the training, in [0, 1], moves weight from the one-to-many branch to the one-to-one branch:
+        many positives teach the features early, and late the scores learn to be single.
+        """
         features = detector.features(images)
         predictions = detector.predict(features)
         height, width = images.shape[-2:]
@@ -94,11 +99,12 @@ class Criterion(nn.Module):
         box = box_terms(predictions, targets, matches, matches.quality, extent)
         wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
         zero = predictions.logits.new_zeros(())
+        share = self.auxiliary * (1 - (1 - AUXILIARY_END) * progress)
         return Parts(
             CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
             L1 * box.l1 / count,
             GIOU * box.giou / count,
-            zero if self.tower is None else self._many(self.tower, features, predictions, targets, extent),
+            zero if self.tower is None else share * self._many(self.tower, features, predictions, targets, extent),
         )
 
     def _many(
@@ -113,4 +119,4 @@ class Criterion(nn.Module):
         wanted = wanted_scores(logits, targets.labels, matches, matches.quality * box.iou)
         total = matches.quality.sum().clamp(min=1)
         scores = CLASSIFICATION * quality_focal(logits, wanted)
-        return self.auxiliary * (scores + L1 * box.l1 + GIOU * box.giou) / total
+        return (scores + L1 * box.l1 + GIOU * box.giou) / total

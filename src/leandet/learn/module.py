@@ -53,7 +53,7 @@ class Training(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch -> its total loss."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        parts: Parts = self.criterion(self.detector, images, batch.targets)
+        parts: Parts = self.criterion(self.detector, images, batch.targets, self.global_step / self.steps)
         self.log_dict(
             {f"loss/{name}": value.detach() for name, value in parts._asdict().items()},
             on_step=False,

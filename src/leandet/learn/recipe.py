@@ -20,7 +20,7 @@ class Recipe:
         warmup_epochs: epochs of linear warm-up.
         mosaic_share: share of the epochs, from the start, that use mosaics.
         ema_decay: of the averaged weights, per step, once warmed up.
-        auxiliary: weight of the training-only one-to-many branch; 0 for plain OneNet.
+        auxiliary: first weight of the training-only one-to-many branch, which falls to a tenth; 0 for plain OneNet.
         clip: largest norm of the gradient.
         evaluations: how many times the validation split is measured, evenly spread.
         patience: stop after this many measurements without a better AP; 0 never stops.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -24,6 +23,7 @@ from leandet.data.loader import training_loader
 from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
+from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpoint
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
 from leandet.learn.recipe import Recipe
@@ -94,19 +94,22 @@ def train(
     module.to(memory_format=torch.channels_last)
     progress = Progress(out)
     checkpoint = out / LAST
+    resume = resume and checkpoint.is_file()
+    if resume:  # refuse a damaged one, or another detector's, before anything else happens
+        check_fits(read_checkpoint(checkpoint), module, checkpoint)
     with quiet():
         trainer = _trainer(recipe, out, progress)
         trainer.fit(
             module,
             loader,
             validation_loader(validation, size, recipe.batch),
-            ckpt_path=str(checkpoint) if resume and checkpoint.is_file() else None,
+            ckpt_path=str(checkpoint) if resume else None,
             weights_only=True,
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
     best = out / BEST if (out / BEST).is_file() else checkpoint
-    state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+    state = read_checkpoint(best)["state_dict"]
     detector.load_state_dict({k.removeprefix("detector."): v for k, v in state.items() if k.startswith("detector.")})
     detector.eval()
     curves = progress.curves
@@ -140,6 +143,7 @@ def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer
         check_val_every_n_epoch=recipe.evaluate_every,
         gradient_clip_val=recipe.clip,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="", version="csv")],
         log_every_n_steps=1_000_000,
         num_sanity_val_steps=0,
@@ -173,11 +177,13 @@ class Progress(Callback):
         self._epoch_start = self._step_end = 0.0
         self._loading = self._stepping = 0.0
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The curves travel in the checkpoint, so that a resume has those of the epochs that it holds, no more."""
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the curves of the epochs before a resume."""
-        if trainer.ckpt_path is not None and self._path.is_file():
-            rows: list[dict[str, float]] = json.loads(self._path.read_text())
-            self.curves = [row for row in rows if row["epoch"] <= trainer.current_epoch]
+        self.curves = list(state_dict["curves"])
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""

@@ -13,14 +13,14 @@ from leandet.data.read import read
 from leandet.data.report import Report
 from leandet.data.sample import Dataset
 from leandet.errors import UserError
-from leandet.learn.train import CURVES
+from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures
 from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run_stage
 from leandet.report import CurvePoint, write_report
 
-REQUEST, RESULTS, REPORT = "build.json", "results.json", "report.html"
+REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
 VAL_FRACTION = 0.2
 VAL_FRACTION_WITH_TEST = 0.1  # where a test split judges, validation only chooses the epoch: spend fewer images on it
 
@@ -80,8 +80,9 @@ def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], 
 
 
 def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
-    _claim(options, resume=resume)
+    _check_folder(options, resume=resume)
     dataset, report = read_data(options)
+    write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
     return Work(options, dataset, resume), report
@@ -95,11 +96,12 @@ def read_data(options: Options) -> tuple[Dataset, Report]:
     return dataset, report
 
 
-def _claim(options: Options, *, resume: bool) -> None:
-    """Take the folder for this request, or refuse: a resumed build must be the same build."""
+def _check_folder(options: Options, *, resume: bool) -> None:
+    """Refuse another build's folder: a resumed build must be the same build. One that made nothing yet is free."""
     path = options.out / REQUEST
     wanted = options.to_json()
-    if path.is_file():
+    made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
+    if path.is_file() and (resume or made):
         if not resume:
             raise UserError(
                 f"{options.out} already holds a build: add --resume to go on with it, or choose another --out."
@@ -115,11 +117,10 @@ def _claim(options: Options, *, resume: bool) -> None:
             )
     elif resume:
         raise UserError(f"{options.out} holds no build to resume: leave out --resume, or name its folder with --out.")
-    write_json(path, wanted)
 
 
 def _stage_file(stage: Stage, work: Work) -> Path:
-    return work.path(f"stages/{stage.name}.json")
+    return work.path(f"{STAGE_NOTES}/{stage.name}.json")
 
 
 def _finished(stage: Stage, work: Work) -> dict[str, Any] | None:
@@ -128,9 +129,9 @@ def _finished(stage: Stage, work: Work) -> dict[str, Any] | None:
         return None
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # do the stage again
-    return kept if work.path(kept["path"]).is_file() else None
+        return kept if work.path(kept["path"]).is_file() else None
+    except (ValueError, TypeError, KeyError):
+        return None  # not whole: do the stage again
 
 
 def _run(stage: Stage, work: Work) -> dict[str, Any]:

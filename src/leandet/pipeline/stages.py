@@ -137,6 +137,7 @@ class Train:
         save_detector(detector, card, path)
         described = describe(work, path, detector)
         save_detector(detector, with_metrics(card, described), path)
+        described["bytes"] = path.stat().st_size  # with the figures in its card
         return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
 
 
