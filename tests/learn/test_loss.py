@@ -31,10 +31,14 @@ LABELS = [torch.tensor([0, 2]), torch.tensor([1])]
 
 def test_quality_focal_with_hard_targets_is_the_focal_loss():
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 50, 4, generator=generator, dtype=torch.float64) * 3
+    logits = (torch.randn(2, 50, 4, generator=generator, dtype=torch.float64) * 3).requires_grad_()
     wanted = (torch.rand(2, 50, 4, generator=generator) < 0.1).double()
+    loss = quality_focal(logits, wanted)
     reference = sigmoid_focal_loss(logits, wanted, alpha=-1, gamma=2, reduction="sum")
-    torch.testing.assert_close(quality_focal(logits, wanted), reference)
+    torch.testing.assert_close(loss, reference)
+    # The gradient too: a detached focus presses wrong scores down two to three times less.
+    (slope,), (reference_slope,) = torch.autograd.grad(loss, logits), torch.autograd.grad(reference, logits)
+    torch.testing.assert_close(slope, reference_slope)
 
 
 def test_quality_focal_is_least_at_the_wanted_score():
