@@ -127,7 +127,7 @@ def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
         progress,
-        RichProgressBar(leave=False),
+        Bar(leave=False),
         ModelCheckpoint(
             out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
         ),
@@ -150,6 +150,17 @@ def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+class Bar(RichProgressBar):
+    """The progress bar, with the training's figures alone."""
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures shown, without the logger's version."""
+        figures = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in figures.items() if name != "v_num"}
 
 
 class Averaging(WeightAveraging):
