@@ -6,6 +6,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
+from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
 from leandet.learn.assign import Matches
 from leandet.learn.loss import Criterion, box_terms, quality_focal, wanted_scores
@@ -81,31 +82,29 @@ def test_wanted_scores_lie_at_the_matches_alone():
 @pytest.mark.parametrize("auxiliary", [0.0, 1.0])
 def test_every_parameter_gets_a_gradient(auxiliary):
     detector = tiny()
-    criterion = Criterion(detector, auxiliary)
+    criterion = Criterion(auxiliary)
     criterion(detector, pictures(2), Targets.pad(OBJECTS, LABELS)).total.backward()
-    for name, parameter in [*detector.named_parameters(), *criterion.named_parameters()]:
+    for name, parameter in detector.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
-def test_the_auxiliary_branch_fades_to_a_tenth(progress):
-    detector = tiny()
-    criterion = Criterion(detector, auxiliary=0.8)
+def test_one_to_one_reaches_the_classes_only_without_the_auxiliary_loss():
     targets = Targets.pad(OBJECTS, LABELS)
-    first, now = (criterion(detector, pictures(2), targets, p) for p in (0.0, progress))
-    torch.testing.assert_close(now.auxiliary, first.auxiliary * (1 - 0.9 * progress))
-    for name in ("classification", "l1", "giou"):
-        torch.testing.assert_close(getattr(now, name), getattr(first, name))
-    assert first.auxiliary > 0
-    assert Criterion(detector, auxiliary=0)(detector, pictures(2), targets, progress).auxiliary == 0
+    for auxiliary, reached in ((0.0, True), (1.0, False)):
+        detector = tiny()
+        parts = Criterion(auxiliary)(detector, pictures(2), targets)
+        assert (parts.auxiliary > 0) == (not reached)
+        parts.classification.backward()
+        gradients = [p.grad for p in detector.head.classify.parameters()]
+        assert all((g is not None) == reached for g in gradients)
+        assert all(p.grad is not None for p in detector.head.choose.parameters())
 
 
 def test_a_batch_without_objects_teaches_silence():
     detector = tiny()
-    criterion = Criterion(detector)
+    criterion = Criterion()
     none = Targets.pad([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
     parts = criterion(detector, pictures(2), none)
     parts.total.backward()
@@ -114,14 +113,14 @@ def test_a_batch_without_objects_teaches_silence():
     assert parts.giou.item() == 0
     gradients = [p.grad for p in detector.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients)
-    bias = detector.head.classify[-1].bias.grad
-    assert (bias > 0).all()  # descent lowers every score
+    for tower in (detector.head.classify, detector.head.choose):
+        assert (tower[-1].bias.grad > 0).all()  # descent lowers every score
 
 
 def test_an_image_without_objects_beside_one_with_objects():
     detector = tiny()
     targets = Targets.pad([OBJECTS[0], torch.zeros(0, 4)], [LABELS[0], torch.zeros(0, dtype=torch.int64)])
-    parts = Criterion(detector)(detector, pictures(2), targets)
+    parts = Criterion()(detector, pictures(2), targets)
     assert all(torch.isfinite(part) for part in parts)
 
 
@@ -135,7 +134,10 @@ class Fixed(nn.Module):
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         return []
 
-    def predict(self, features: list[torch.Tensor]) -> Predictions:
+    def head(self, features: list[torch.Tensor]) -> Maps:
+        return Maps([], [], [])
+
+    def predict(self, maps: Maps) -> Predictions:
         return self.predictions
 
 
@@ -157,7 +159,7 @@ def loss_of(predictions: Predictions, rows: slice = slice(None)) -> torch.Tensor
     targets = Targets.pad(OBJECTS[rows], LABELS[rows])
     chosen = predictions._replace(logits=predictions.logits[rows], boxes=predictions.boxes[rows])
     images = pictures(2)[rows]
-    return Criterion(tiny(), auxiliary=0)(Fixed(chosen), images, targets)
+    return Criterion(auxiliary=0)(Fixed(chosen), images, targets)
 
 
 def test_the_better_prediction_has_the_lower_loss():

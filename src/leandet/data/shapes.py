@@ -19,12 +19,12 @@ from leandet.preprocess import Image
 CLASSES = ("disc", "square", "triangle", "star", "ring")
 MANIFEST = "shapes.json"
 
-_DRAWING = 1  # of the drawing code: raise it when the same seed no longer gives the same pictures
+_DRAWING = 2  # of the drawing code: raise it when the same seed no longer gives the same pictures
 _FINE = 4  # subpixels along each axis: masks are drawn at this scale, so boxes are right to a quarter of a pixel
-_SMALLEST, _LARGEST = 16 / 256, 110 / 256  # of an object's longer side, as a part of the picture's
+_SMALLEST, _LARGEST = 36 / 256, 128 / 256  # of an object's longer side, as a part of the picture's
 _VISIBLE = 0.6  # part of an object's area that what is drawn over it must leave
 _SLACK = 1.0  # pixels by which the visible extent may fall short of the whole one
-_CONTRAST = 75.0  # distance in RGB of an object's colour from what it lies on
+_CONTRAST = 110.0  # distance in RGB of an object's colour from what it lies on
 _QUALITY = 92
 
 Mask = npt.NDArray[np.uint8]
@@ -122,13 +122,13 @@ def draw_picture(side: int, rng: np.random.Generator, first: int = 0) -> tuple[I
         first: label of the first shape; the others' are drawn by lot.
 
     Returns:
-        uint8 (side, side, 3) RGB, and 1 to 8 shapes in the order drawn.
+        uint8 (side, side, 3) RGB, and 1 to 5 shapes in the order drawn.
     """
     canvas = _background(side, rng)
     _clutter(canvas, rng)
     owners = np.full((side * _FINE, side * _FINE), -1, np.int16)
     placed: list[_Placed] = []
-    wanted = int(rng.integers(1, 9))
+    wanted = int(rng.integers(1, 6))
     for number in range(wanted):
         label = first if number == 0 else int(rng.integers(len(CLASSES)))
         for _ in range(24):
@@ -235,7 +235,7 @@ def _propose(label: int, side: int, placed: list[_Placed], rng: np.random.Genera
         side * _FINE - half - 2,
     )  # one more than the mask's border: rounding may not leave the canvas
     centre = rng.uniform(nearest, limit)
-    if placed and rng.random() < 0.4:  # beside another shape, so that overlaps are common
+    if placed and rng.random() < 0.25:  # beside another shape, so that some overlap
         other = placed[int(rng.integers(len(placed)))].box
         middle = np.array([other[0] + other[2], other[1] + other[3]]) / 2
         reach = (half + np.array([other[2] - other[0], other[3] - other[1]]) / 2) * rng.uniform(0.55, 1.0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from leandet import nets
 from leandet.detector.decode import Predictions, flatten, locations, to_boxes
-from leandet.detector.head import Head
+from leandet.detector.head import Head, Maps
 from leandet.detector.neck import Neck
 from leandet.detector.spec import Spec
 
@@ -43,12 +43,12 @@ class Detector(nn.Module):
         mixed: list[Tensor] = self.neck(self.backbone(normal))
         return mixed
 
-    def predict(self, features: list[Tensor]) -> Predictions:
-        """Neck features -> predictions at every location."""
-        logits, distances = self.head(features)
-        points, strides = locations(logits, self.spec.levels)
-        return Predictions(flatten(logits), to_boxes(flatten(distances), points, strides), points, strides)
+    def predict(self, maps: Maps) -> Predictions:
+        """The head's maps -> predictions at every location."""
+        points, strides = locations(maps.classes, self.spec.levels)
+        logits = flatten(maps.classes) + flatten(maps.chosen)
+        return Predictions(logits, to_boxes(flatten(maps.distances), points, strides), points, strides)
 
     def forward(self, images: Tensor) -> Predictions:
         """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions."""
-        return self.predict(self.features(images))
+        return self.predict(self.head(self.features(images)))

@@ -1,9 +1,10 @@
-"""The fully convolutional head: a class score and a box at every location."""
+"""The fully convolutional head: at every location what, where, and whether it is the one to answer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,20 @@ from torch.nn import functional as F
 from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
+
+
+class Maps(NamedTuple):
+    """The head's answers, one map for each level.
+
+    Attributes:
+        classes: logits (B, C, h, w): which object is here, wherever its other locations are.
+        chosen: logits (B, 1, h, w), added to the former: whether this location answers for its object.
+        distances: (B, 4, h, w) to left, top, right and bottom, in strides, not negative.
+    """
+
+    classes: list[Tensor]
+    chosen: list[Tensor]
+    distances: list[Tensor]
 
 
 class Tower(nn.Sequential):
@@ -31,16 +46,12 @@ class Tower(nn.Sequential):
         super().__init__(separable(width, width), separable(width, width), predictor)
 
 
-def class_tower(width: int, classes: int) -> Tower:
-    """A tower that scores `classes`, started at probability 0.01 everywhere."""
-    return Tower(width, classes, -math.log((1 - PRIOR) / PRIOR))
-
-
 class Head(nn.Module):
-    """Scores and distances at every location of every level.
+    """Classes, choice and distances at every location of every level.
 
-    A location predicts its distances to the four sides of its box, as softplus(x) strides (never negative, and unlike
-    ReLU never without gradient).
+    The score of a location is its class logit plus its choice: what an object is can be learned from all its locations
+    (one-to-many), and only the single-channel choice has to learn one-to-one. A location predicts the distances to the
+    four sides of its box as softplus(x) strides (never negative, and unlike ReLU never without gradient).
 
     Args:
         width: channels of the features.
@@ -50,12 +61,15 @@ class Head(nn.Module):
 
     def __init__(self, width: int, classes: int, levels: int) -> None:
         super().__init__()
-        self.classify = class_tower(width, classes)
+        self.classify = Tower(width, classes, -math.log((1 - PRIOR) / PRIOR))
+        self.choose = Tower(width, 1, 0.0)
         self.regress = Tower(width, 4, 2.0)  # boxes start about four strides wide
         self.scales = nn.Parameter(torch.ones(levels))
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (B, width, h, w) -> logits (B, classes, h, w) and distances (B, 4, h, w) in strides, by level."""
-        logits = [self.classify(feature) for feature in features]
-        distances = [F.softplus(self.regress(f) * self.scales[i]) for i, f in enumerate(features)]
-        return logits, distances
+    def forward(self, features: Sequence[Tensor]) -> Maps:
+        """Features (B, width, h, w) by level -> maps by level."""
+        return Maps(
+            [self.classify(feature) for feature in features],
+            [self.choose(feature) for feature in features],
+            [F.softplus(self.regress(f) * self.scales[i]) for i, f in enumerate(features)],
+        )

@@ -11,12 +11,11 @@ from torch.nn import functional as F
 from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
-from leandet.detector.head import class_tower
+from leandet.detector.head import Maps
 from leandet.learn.assign import Matches, MinimumCost, TopQuality
 from leandet.learn.geometry import matched
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
-AUXILIARY_END = 0.1  # what is left of the one-to-many branch's weight when training ends
 
 
 class Parts(NamedTuple):
@@ -67,56 +66,49 @@ def box_terms(predictions: Predictions, targets: Targets, matches: Matches, weig
 
 
 class Criterion(nn.Module):
-    """The one-to-one loss of OneNet with IoU as the wanted score, and an auxiliary one-to-many branch.
+    """OneNet's one-to-one loss on the scores, and a one-to-many loss on the class logits beneath them.
 
-    The auxiliary branch is a second class tower that exists in training only: it shows the shared layers many positive
-    locations for each object (DeFCN, arXiv 2012.03544, section 3.4), while only the one-to-one branch is exported.
+    Both ask for the IoU as score. The one-to-many loss shows every object to its nine best locations, so that classes
+    and boxes are learned from many positives (DeFCN, arXiv 2012.03544, section 3.4); the one-to-one loss reaches the
+    class logits no further than the single-channel choice that it adds to them.
 
     Args:
-        detector: gives the width, the number of classes and the levels.
-        auxiliary: weight of the one-to-many branch at the start; 0 leaves it out.
+        auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
     """
 
-    def __init__(self, detector: Detector, auxiliary: float = 1.0) -> None:
+    def __init__(self, auxiliary: float = 1.0) -> None:
         super().__init__()
         self.assign = MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
-        self.tower = class_tower(detector.spec.width, detector.spec.classes) if auxiliary else None
 
-    def forward(self, detector: Detector, images: Tensor, targets: Targets, progress: float = 0.0) -> Parts:
-        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object.
-
-        `progress` through the training, in [0, 1], moves weight from the one-to-many branch to the one-to-one branch:
-        many positives teach the features early, and late the scores learn to be single.
-        """
-        features = detector.features(images)
-        predictions = detector.predict(features)
+    def forward(self, detector: Detector, images: Tensor, targets: Targets) -> Parts:
+        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object."""
+        maps: Maps = detector.head(detector.features(images))
+        settled = maps._replace(classes=[m.detach() for m in maps.classes]) if self.auxiliary else maps
+        predictions = detector.predict(settled)
         height, width = images.shape[-2:]
         extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
         count = targets.valid.sum().clamp(min=1)
         matches = self.assign(predictions, targets)
         box = box_terms(predictions, targets, matches, matches.quality, extent)
         wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
-        zero = predictions.logits.new_zeros(())
-        share = self.auxiliary * (1 - (1 - AUXILIARY_END) * progress)
         return Parts(
             CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
             L1 * box.l1 / count,
             GIOU * box.giou / count,
-            zero if self.tower is None else share * self._many(self.tower, features, predictions, targets, extent),
+            self._many(predictions, maps.classes, targets, extent),
         )
 
-    def _many(
-        self, tower: nn.Module, features: list[Tensor], predictions: Predictions, targets: Targets, extent: Tensor
-    ) -> Tensor:
-        logits = flatten([tower(feature) for feature in features])
-        many = predictions._replace(logits=logits)
-        matches = self.assign_many(many, targets)
-        box = box_terms(many, targets, matches, matches.quality, extent)
+    def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:
+        if not self.auxiliary:
+            return chosen.logits.new_zeros(())
+        predictions = chosen._replace(logits=flatten(classes))
+        matches = self.assign_many(predictions, targets)
+        box = box_terms(predictions, targets, matches, matches.quality, extent)
         # Each object's best location is asked for its IoU, the others for their share of it: the ranking within an
         # object is taught too (task-aligned learning, TOOD, arXiv 2108.07755, section 3.2).
-        wanted = wanted_scores(logits, targets.labels, matches, matches.quality * box.iou)
+        wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
         total = matches.quality.sum().clamp(min=1)
-        scores = CLASSIFICATION * quality_focal(logits, wanted)
-        return (scores + L1 * box.l1 + GIOU * box.giou) / total
+        scores = CLASSIFICATION * quality_focal(predictions.logits, wanted)
+        return self.auxiliary * (scores + L1 * box.l1 + GIOU * box.giou) / total

@@ -36,7 +36,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.criterion = Criterion(detector, recipe.auxiliary)
+        self.criterion = Criterion(recipe.auxiliary)
         self.recipe, self.steps = recipe, steps
         self._samples, self._classes = samples, classes
         self._found: list[Detections] = []
@@ -53,7 +53,7 @@ class Training(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch -> its total loss."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        parts: Parts = self.criterion(self.detector, images, batch.targets, self.global_step / self.steps)
+        parts: Parts = self.criterion(self.detector, images, batch.targets)
         self.log_dict(
             {f"loss/{name}": value.detach() for name, value in parts._asdict().items()},
             on_step=False,
@@ -86,8 +86,7 @@ class Training(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             _groups(self.detector.backbone, recipe, recipe.backbone_rate)
             + _groups(self.detector.neck, recipe, 1.0)
-            + _groups(self.detector.head, recipe, 1.0)
-            + _groups(self.criterion, recipe, 1.0),
+            + _groups(self.detector.head, recipe, 1.0),
         )
         warmup = max(1, round(recipe.warmup_epochs * self.steps / recipe.epochs))
 

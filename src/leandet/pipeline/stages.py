@@ -107,7 +107,8 @@ class Train:
         options, dataset = work.options, work.dataset
         training = dataset.splits["train"]
         epochs = options.epochs or default_epochs(len(training))
-        recipe = Recipe(epochs=epochs, batch=options.batch, seed=options.seed)
+        make = Recipe.from_nothing if options.weights == "none" else Recipe
+        recipe = make(epochs=epochs, batch=options.batch, seed=options.seed)
         torch.manual_seed(options.seed)
         detector = Detector(
             Spec(options.backbone, len(dataset.classes), input_size(training, options.size), options.width)
