@@ -40,7 +40,7 @@ def test_to_json_is_plain_and_names_the_classes():
 
 
 def test_a_label_without_a_name():
-    with pytest.raises(UserError, match="names only 1 classes"):
+    with pytest.raises(UserError, match="names 1 classes"):
         _some().to_json(["cat"])
 
 

@@ -115,7 +115,20 @@ def test_the_head_shares_its_towers_over_the_levels():
     feature = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         head.scales.copy_(torch.tensor([1.0, 2.0, 1.0]))
-        logits, distances = head([feature, feature, feature])
-    assert torch.equal(logits[0], logits[1])
-    assert torch.equal(distances[0], distances[2])
-    assert not torch.allclose(distances[0], distances[1])
+        maps = head([feature, feature, feature])
+    assert torch.equal(maps.classes[0], maps.classes[1])
+    assert torch.equal(maps.chosen[0], maps.chosen[1])
+    assert torch.equal(maps.distances[0], maps.distances[2])
+    assert not torch.allclose(maps.distances[0], maps.distances[1])
+
+
+def test_the_score_is_the_class_plus_the_choice():
+    detector = tiny()
+    with torch.no_grad():
+        maps = detector.head(detector.features(pictures(1)))
+        logits = detector.predict(maps).logits
+        other = detector.predict(maps._replace(chosen=[m - 3 for m in maps.chosen])).logits
+    torch.testing.assert_close(other, logits - 3)
+    classes = torch.cat([m.flatten(2) for m in maps.classes], 2).transpose(1, 2)
+    gap = logits - classes  # the same for all classes of a location
+    torch.testing.assert_close(gap, gap[..., :1].expand_as(gap))

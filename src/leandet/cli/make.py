@@ -30,8 +30,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted work in --out.")]
 Split = Annotated[str | None, typer.Option(help="Which split: train, val or test; test if there is one, else val.")]
 
-DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 400, 192, 64, 60
-DEMO_BACKBONE = "mobilenet_v2_050"
+DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 80
+DEMO_BACKBONE = "shufflenet_v2_x0_5"
 
 
 def milliseconds(text: str) -> float:
