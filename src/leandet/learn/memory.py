@@ -24,5 +24,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    largest = 2**31 - 1  # mallopt takes an int; larger blocks still go to the system
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, largest))
+    # -1 never hands memory back at the top of the heap; a number would be an int, too small for a large network.
+    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, -1))
