@@ -134,6 +134,8 @@ def training_loader(
         num_workers=workers,
         collate_fn=collate,
         drop_last=len(samples) >= batch,
-        persistent_workers=False,
+        # Started once: a fork marks the whole heap copy-on-write, and with a training's gigabytes in it the next epoch
+        # pays a page fault for each page.
+        persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
