@@ -8,10 +8,8 @@ from leandet.data.image import load_image
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
-from leandet.metrics import Scores, score
+from leandet.metrics import MIN_SCORE, Scores, score
 from leandet.runtime.runtime import Runtime
-
-MIN_SCORE = 1e-3  # COCO's metric wants every detection that could matter
 
 
 def check_classes(runtime: Runtime, classes: Sequence[str], where: str) -> None:

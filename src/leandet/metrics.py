@@ -15,6 +15,7 @@ from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
 
+MIN_SCORE = 1e-3  # COCO's metric wants every detection that could matter, and below this none does
 NMS_IOU = 0.6  # of the class-wise NMS that the figures are compared with
 DUPLICATE_SCORE = 0.3
 DUPLICATE_IOU = 0.5

@@ -96,7 +96,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
     ("name", "sizes", "boxes", "errors"),
     [
         ("bccd", {"train": 205, "val": 87, "test": 72}, 4886, {"bad_box": 2}),
-        ("cards", {"train": 237, "val": 59, "test": 67}, 670, {}),
+        ("cards", {"train": 266, "val": 30, "test": 67}, 670, {}),
     ],
 )
 def test_real_data(name: str, sizes: dict[str, int], boxes: int, errors: dict[str, int]) -> None:

@@ -22,6 +22,9 @@ from leandet.errors import UserError
 _SNIFFED = 1000  # files looked into before a folder counts as not of a layout
 
 
+VAL_FRACTION, VAL_FRACTION_WITH_TEST = 0.2, 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What lies at a path: the layout, the data folder, and the label files where the layout names them."""
@@ -34,7 +37,7 @@ class Place:
 def read(
     path: Path,
     *,
-    val_fraction: float = 0.2,
+    val_fraction: float | None = None,
     seed: int = 0,
     make_splits: bool = True,
     threads: int | None = None,
@@ -46,7 +49,8 @@ def read(
 
     Args:
         path: a folder, a COCO .json or a YOLO .yaml.
-        val_fraction: part of the images that a made `val` takes, between 0 and 1.
+        val_fraction: part of the images that a made `val` takes, between 0 and 1; None takes a fifth,
+            or a tenth where a `test` exists: there `val` only chooses.
         seed: of a made split.
         make_splits: False keeps the splits as found (a pool without a name is `train`).
         threads: pictures decoded at the same time; default: the number of CPUs.
@@ -57,7 +61,7 @@ def read(
     Raises:
         UserError: if there is no data set at `path`, or nothing in it is usable.
     """
-    if not 0 < val_fraction < 1:
+    if val_fraction is not None and not 0 < val_fraction < 1:
         raise UserError(f"val_fraction must lie between 0 and 1, not {val_fraction:g}.")
     problems = Problems()
     raw = _read_raw(recognise(path), problems)
@@ -65,7 +69,8 @@ def read(
     if not any(len(item.sample.labels) for item in sound.checked):
         raise UserError(_nothing_usable(path, raw, problems))
     found = _found(sound.checked, pooled=make_splits)
-    splits, made = _complete(found, sound.checked, val_fraction, seed) if make_splits else (found, ())
+    fraction = val_fraction or (VAL_FRACTION_WITH_TEST if "test" in found else VAL_FRACTION)
+    splits, made = _complete(found, sound.checked, fraction, seed) if make_splits else (found, ())
     dataset = Dataset(raw.root, raw.layout.value, raw.classes, splits)
     counts = {name: SplitCount.of(samples, raw.classes) for name, samples in splits.items()}
     _report_empty_classes(raw, counts, problems)

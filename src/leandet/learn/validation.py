@@ -14,9 +14,8 @@ from leandet.data.image import load_image
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.detector.decode import Predictions, top_k
+from leandet.metrics import MIN_SCORE
 from leandet.preprocess import Placement, Size, letterbox
-
-MIN_SCORE = 1e-3  # below this a detection cannot matter to the metric
 
 
 class Letterboxed(NamedTuple):

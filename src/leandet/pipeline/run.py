@@ -11,7 +11,6 @@ from typing import Any
 from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
-from leandet.data.sample import Dataset
 from leandet.errors import UserError
 from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
@@ -21,8 +20,6 @@ from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run
 from leandet.report import CurvePoint, write_report
 
 REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
-VAL_FRACTION = 0.2
-VAL_FRACTION_WITH_TEST = 0.1  # where a test split judges, validation only chooses the epoch: spend fewer images on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +78,11 @@ def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], 
 
 def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
     _check_folder(options, resume=resume)
-    dataset, report = read_data(options)
+    dataset, report = read(options.data, seed=options.seed)
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
     return Work(options, dataset, resume), report
-
-
-def read_data(options: Options) -> tuple[Dataset, Report]:
-    """Read and check the data; a made `val` takes a tenth of `train` where a `test` split judges, else a fifth."""
-    dataset, report = read(options.data, val_fraction=VAL_FRACTION, seed=options.seed)
-    if "val" in report.made and dataset.splits.get("test"):
-        dataset, report = read(options.data, val_fraction=VAL_FRACTION_WITH_TEST, seed=options.seed)
-    return dataset, report
 
 
 def _check_folder(options: Options, *, resume: bool) -> None:
