@@ -19,12 +19,12 @@ from leandet.preprocess import Image
 CLASSES = ("disc", "square", "triangle", "star", "ring")
 MANIFEST = "shapes.json"
 
-_DRAWING = 2  # of the drawing code: raise it when the same seed no longer gives the same pictures
+_DRAWING = 3  # of the drawing code: raise it when the same seed no longer gives the same pictures
 _FINE = 4  # subpixels along each axis: masks are drawn at this scale, so boxes are right to a quarter of a pixel
-_SMALLEST, _LARGEST = 36 / 256, 128 / 256  # of an object's longer side, as a part of the picture's
+_SMALLEST, _LARGEST = 56 / 256, 140 / 256  # of an object's longer side, as a part of the picture's
 _VISIBLE = 0.6  # part of an object's area that what is drawn over it must leave
 _SLACK = 1.0  # pixels by which the visible extent may fall short of the whole one
-_CONTRAST = 110.0  # distance in RGB of an object's colour from what it lies on
+_CONTRAST = 130.0  # distance in RGB of an object's colour from what it lies on
 _QUALITY = 92
 
 Mask = npt.NDArray[np.uint8]
@@ -128,7 +128,7 @@ def draw_picture(side: int, rng: np.random.Generator, first: int = 0) -> tuple[I
     _clutter(canvas, rng)
     owners = np.full((side * _FINE, side * _FINE), -1, np.int16)
     placed: list[_Placed] = []
-    wanted = int(rng.integers(1, 6))
+    wanted = int(rng.integers(1, 5))
     for number in range(wanted):
         label = first if number == 0 else int(rng.integers(len(CLASSES)))
         for _ in range(24):
@@ -346,7 +346,7 @@ def _clutter(canvas: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
     side = len(canvas)
     picture = canvas.astype(np.uint8)  # OpenCV smooths edges only on 8-bit images
     kinds = (_line, _curve, _blob, _writing)
-    for kind in rng.choice(len(kinds), int(rng.integers(2, 9))):
+    for kind in rng.choice(len(kinds), int(rng.integers(0, 5))):
         place = rng.uniform(0, side, 2)
         x, y = np.clip(place.astype(int), 0, side - 1)
         colour = np.clip(picture[y, x] + rng.choice([-1, 1]) * rng.uniform(15, 80, 3), 0, 255)

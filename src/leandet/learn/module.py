@@ -87,6 +87,7 @@ class Training(lightning.LightningModule):
             _groups(self.detector.backbone, recipe, recipe.backbone_rate)
             + _groups(self.detector.neck, recipe, 1.0)
             + _groups(self.detector.head, recipe, 1.0),
+            fused=True,
         )
         warmup = max(1, round(recipe.warmup_epochs * self.steps / recipe.epochs))
 

@@ -171,12 +171,15 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        def average(old: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
             step = int(count)
             share = 1 - min(decay, (1 + step) / (10 + step))
-            return old + (new - old) * share
+            if old[0].is_floating_point():
+                torch._foreach_lerp_(old, new, share)
+            else:  # counters, such as batch-norm's
+                torch._foreach_copy_(old, new)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 class Progress(Callback):

@@ -13,7 +13,7 @@ from leandet.detector.spec import STRIDE, check_size
 from leandet.errors import UserError
 from leandet.preprocess import Size
 
-VIEWS = 15_000  # training pictures shown in all when the number of epochs is not given
+VIEWS = 22_000  # training pictures shown in all when the number of epochs is not given
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 120
 ALIKE = 0.95  # share of the images that must have one shape before the input takes it
 SHAPE_TOLERANCE = 1.1  # ratio of two aspect ratios that count as one shape
@@ -65,7 +65,7 @@ class Options:
 
 
 def default_epochs(images: int) -> int:
-    """About 15,000 training pictures in all, from 12 to 120 epochs."""
+    """About 22,000 training pictures in all, from 12 to 120 epochs."""
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(VIEWS / max(1, images))))
 
 
