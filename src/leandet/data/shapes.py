@@ -19,12 +19,12 @@ from leandet.preprocess import Image
 CLASSES = ("disc", "square", "triangle", "star", "ring")
 MANIFEST = "shapes.json"
 
-_DRAWING = 3  # of the drawing code: raise it when the same seed no longer gives the same pictures
+_DRAWING = 4  # of the drawing code: raise it when the same seed no longer gives the same pictures
 _FINE = 4  # subpixels along each axis: masks are drawn at this scale, so boxes are right to a quarter of a pixel
 _SMALLEST, _LARGEST = 56 / 256, 140 / 256  # of an object's longer side, as a part of the picture's
 _VISIBLE = 0.6  # part of an object's area that what is drawn over it must leave
 _SLACK = 1.0  # pixels by which the visible extent may fall short of the whole one
-_CONTRAST = 130.0  # distance in RGB of an object's colour from what it lies on
+_CONTRAST = 110.0  # distance in RGB of an object's colour from what it lies on
 _QUALITY = 92
 
 Mask = npt.NDArray[np.uint8]
@@ -122,7 +122,7 @@ def draw_picture(side: int, rng: np.random.Generator, first: int = 0) -> tuple[I
         first: label of the first shape; the others' are drawn by lot.
 
     Returns:
-        uint8 (side, side, 3) RGB, and 1 to 5 shapes in the order drawn.
+        uint8 (side, side, 3) RGB, and 1 to 4 shapes in the order drawn.
     """
     canvas = _background(side, rng)
     _clutter(canvas, rng)
@@ -294,7 +294,7 @@ def _put(
     region = canvas[y // _FINE : y // _FINE + height, x // _FINE : x // _FINE + width]
     alpha = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
     covered = [placed[n].colour for n in np.unique(under[mask > 0]) if n >= 0]
-    colour = _contrasting([region.reshape(-1, 3).mean(axis=0), *covered], rng)
+    colour = _contrasting(label, [region.reshape(-1, 3).mean(axis=0), *covered], rng)
     under[mask > 0] = len(placed)
     # Light falls from one side, so that a shape is no flat patch of one colour.
     slope = rng.uniform(-0.16, 0.16, 2)
@@ -315,17 +315,25 @@ def _label(owners: Owners, number: int, shape: _Placed) -> DrawnShape:
 # ---------------------------------------------------------------- colours, background, clutter
 
 
-def _contrasting(others: list[Points], rng: np.random.Generator) -> Points:
-    """RGB in [0, 255] that stands off from all `others`; the best of 40 where none is far enough."""
-    choices = rng.uniform(10, 245, (40, 3))
+def _colours(label: int, count: int, rng: np.random.Generator) -> Points:
+    """RGB (count, 3) in [0, 255] of a class: each keeps to its part of the colour circle, as many things do."""
+    hue = 6 * (label / len(CLASSES) + rng.normal(0, 0.025, (count, 1)))
+    saturation, value = rng.uniform(0.6, 1, (count, 1)), rng.uniform(110, 250, (count, 1))
+    k = (np.array([5, 3, 1]) + hue) % 6
+    return np.asarray(value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1)), np.float64)
+
+
+def _contrasting(label: int, others: list[Points], rng: np.random.Generator) -> Points:
+    """RGB in [0, 255] of the class that stands off from all `others`; the best of 40 where none is far enough."""
+    choices = _colours(label, 40, rng)
     distance = np.min([np.linalg.norm(choices - other, axis=1) for other in others], axis=0)
     far = np.flatnonzero(distance >= _CONTRAST)
     return np.asarray(choices[far[0] if len(far) else int(distance.argmax())], np.float64)
 
 
 def _background(side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Float32 (side, side, 3) in [0, 255]: a gradient, cloudy at two scales, at times striped, with grain."""
-    colours = rng.uniform(30, 225, 3) + rng.uniform(-35, 35, (2, 3))
+    """Float32 (side, side, 3) in [0, 255]: a greyish gradient, cloudy at two scales, at times striped, with grain."""
+    colours = rng.uniform(30, 225) + rng.uniform(-15, 15, 3) + rng.uniform(-35, 35, (2, 1))
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
     along = columns * math.cos(angle) + rows * math.sin(angle)
