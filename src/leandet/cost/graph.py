@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import logging
-import os.path
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -136,9 +135,7 @@ class Graph:
         read = {tensor for node in inside for tensor in node.inputs} - made
         members = set(names)
         written = {
-            t
-            for t in made
-            if t in self.outputs or any(user.name not in members for user in self.consumers.get(t, []))
+            t for t in made if t in self.outputs or any(user.name not in members for user in self.consumers.get(t, []))
         }
         return 4 * sum(prod(self.shape(t)) for t in read | written if self.shape(t))
 
@@ -150,7 +147,12 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 def common(modules: Sequence[str]) -> str:
     """The innermost module that holds all of them; "" for the whole network."""
-    return ".".join(os.path.commonprefix([m.split(".") for m in modules])) if modules else ""
+    shared = []
+    for names in zip(*(module.split(".") for module in modules), strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join(shared)
 
 
 def _module_of_scopes(text: str) -> str | None:

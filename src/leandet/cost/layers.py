@@ -19,7 +19,9 @@ _STANDS_FOR: dict[str, frozenset[Kind]] = {
     **dict.fromkeys(("Conv", "Gemm", "MatMul", "QLinearConv", "ConvInteger", "QLinearMatMul"), frozenset(_LEARNT)),
     "BatchNormalization": frozenset({Kind.NORM}),
     "Concat": frozenset({Kind.CONCAT}),
-    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), frozenset({Kind.POOL, Kind.REDUCE})),
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), frozenset({Kind.POOL, Kind.REDUCE})
+    ),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax"), frozenset({Kind.POOL, Kind.REDUCE})),
     **dict.fromkeys(("Reshape", "Transpose", "Identity", "Cast", "Expand"), frozenset({Kind.COPY})),
     "Resize": frozenset({Kind.RESIZE}),
@@ -192,7 +194,7 @@ def _words(nodes: Sequence[Node], rows: Sequence[Row]) -> str:
 
 def _reorder(graph: Graph, step: Step) -> Layer:
     node = graph.nodes.get(step.near or "")
-    output = graph.shape(node.outputs[0]) if node else ()
+    output = graph.shape(node.outputs[0] if node else graph.inputs[0])
     moved = 4 * 2 * _elements(output)
     module = next(iter(node.owners or node.modules), "") if node else ""
     return _summed((), module, (), REORDER, step, output, moved)

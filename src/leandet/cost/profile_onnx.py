@@ -1,4 +1,4 @@
-"""Where ONNX Runtime spends its time: its profiler's events, traced back to the nodes of the graph that it was given."""
+"""Where ONNX Runtime spends its time: its profiler's events, traced back to the nodes of the graph that it got."""
 
 from __future__ import annotations
 

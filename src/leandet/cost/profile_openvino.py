@@ -69,7 +69,7 @@ class OpenvinoEngine:
             name = op.get_friendly_name()
             if name not in times:
                 continue
-            anchors = tuple(n for n in _originals(op, name) if n in self.graph.nodes)
+            anchors = self._anchors(op, name)
             near = None if anchors else self._before(op)
             # the counters cut to whole microseconds: interpolate the median within the microsecond
             ms = median_grouped([t + 0.5 for t in times[name][WARM_UP_CALLS:]], 1) / 1e3
@@ -79,10 +79,18 @@ class OpenvinoEngine:
     def _before(self, op: Any) -> str | None:
         """The graph's node whose output an inserted step moves; None at the network's input."""
         for source in (value.get_source_output().get_node() for value in op.inputs()):
-            for name in _originals(source, source.get_friendly_name()):
-                if name in self.graph.nodes:
-                    return name
+            if anchors := self._anchors(source, source.get_friendly_name()):
+                return anchors[-1]
         return None
+
+    def _anchors(self, op: Any, name: str) -> tuple[str, ...]:
+        """The graph's nodes that a step names; the node of an output goes by the output's name."""
+        found = []
+        for text in _originals(op, name):
+            made_by = self.graph.producer.get(text)
+            if text in self.graph.nodes or made_by is not None:
+                found.append(text if made_by is None else made_by.name)
+        return tuple(dict.fromkeys(found))
 
 
 def compile_options(threads: int) -> dict[str, object]:
