@@ -16,6 +16,7 @@ ROOMS = [
     "errors",
     "atomic",
     "machine",
+    "cache",
     "detections",
     "preprocess",
     "detector.spec",  # what is built, free of torch: the card describes it, and the detector is built from it
@@ -158,7 +159,13 @@ def test_the_command_line_explains_itself_without_torch(arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "DATA", "--out", "o"], ["build", "--demo", "--out", "OUT"], ["export", "m.safetensors"], ["nets"]],
+    [
+        ["train", "DATA", "--out", "o"],
+        ["build", "--demo", "--out", "OUT"],
+        ["export", "m.safetensors"],
+        ["nets"],
+        ["profile", "mobilenet_v2"],
+    ],
 )
 def test_verbs_that_train_say_what_to_install(arguments, tmp_path):
     arguments = [str(tmp_path) if a in {"DATA", "OUT"} else a for a in arguments]

@@ -10,6 +10,7 @@ import typer
 from leandet.cli.data import data_app
 from leandet.cli.make import build_command, eval_command, export_command, train_command
 from leandet.cli.nets import nets_command
+from leandet.cli.profile import profile_command
 from leandet.cli.run import bench_command, detect_command
 from leandet.errors import UserError, missing_extra
 
@@ -29,6 +30,7 @@ app.command("bench", rich_help_panel="Use a detector")(bench_command)
 app.command("train", rich_help_panel="Step by step")(train_command)
 app.command("export", rich_help_panel="Step by step")(export_command)
 app.command("nets", rich_help_panel="Step by step")(nets_command)
+app.command("profile", rich_help_panel="Step by step")(profile_command)
 app.add_typer(data_app, name="data", rich_help_panel="Step by step")
 
 

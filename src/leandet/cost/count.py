@@ -118,7 +118,7 @@ def count(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Cost
         The rows and their sums.
     """
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    counter = _Counter()
+    counter = Counter()
     with untouched(module), counter.following(module), counter:
         module(*inputs)
     return Cost(tuple(counter.rows), sum(p.numel() for p in module.parameters()))
@@ -132,7 +132,7 @@ class _Frame:
     parameters: int
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every ATen operation, and knows by hooks which module is running."""
 
     def __init__(self) -> None:
@@ -175,10 +175,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         """Run the operation and write its row."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = self.run(func, args, kwargs)
         if not _moves_nothing(func):
             self._record(func, args, kwargs, result)
         return result
+
+    def run(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        """Run one operation."""
+        return func(*args, **kwargs)
 
     def _record(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: object) -> None:
         kind = _kind(func, args)

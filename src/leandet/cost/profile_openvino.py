@@ -1,0 +1,109 @@
+"""Where OpenVINO spends its time: its performance counters, traced back to the nodes of the graph that it was given."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median, median_grouped
+from typing import Any
+
+import onnx
+
+from leandet.cost.graph import Graph
+from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, random_input, take_turns
+
+ORIGINAL = "originalLayersNames"  # the plan's note of the layers fused into a step
+UNTRACED = frozenset({"Parameter", "Const", "Constant", "Input", "Output", "Result"})
+
+
+class OpenvinoEngine:
+    """OpenVINO on the CPU in float32, one stream, tuned for latency.
+
+    Args:
+        graph: the network; every size fixed.
+        threads: threads for one call.
+    """
+
+    name = "openvino"
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        import openvino
+
+        self.version = str(openvino.__version__).partition("-")[0]
+        self.graph = graph
+        self.threads = threads
+
+    def measure(self, seconds: float) -> Measured:
+        """See `Engine.measure`."""
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(self.graph.model.SerializeToString())
+        plain = core.compile_model(model, "CPU", compile_options(self.threads)).create_infer_request()
+        counting = core.compile_model(model, "CPU", {**compile_options(self.threads), "PERF_COUNT": True})
+        request = counting.create_infer_request()
+        feed = {
+            name: random_input(self.graph.shape(name), onnx.helper.tensor_dtype_to_np_dtype(elem).type)
+            for name, elem in self._inputs()
+        }
+        times: dict[str, list[float]] = defaultdict(list)
+        kinds: dict[str, str] = {}
+
+        def recorded() -> None:
+            request.infer(feed)
+            for item in request.profiling_info:
+                if item.status == item.Status.EXECUTED and item.node_type not in UNTRACED:
+                    times[item.node_name].append(item.real_time.total_seconds() * 1e6)
+                    kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
+
+        whole, _ = take_turns(lambda: plain.infer(feed), recorded, seconds)
+        steps = self._steps(counting.get_runtime_model(), times, kinds)
+        return Measured(median(whole), tuple(steps), len(whole))
+
+    def _inputs(self) -> list[tuple[str, int]]:
+        values = self.graph.model.graph.input
+        return [(v.name, v.type.tensor_type.elem_type) for v in values if v.name in self.graph.inputs]
+
+    def _steps(self, plan: Any, times: dict[str, list[float]], kinds: dict[str, str]) -> list[Step]:
+        steps = []
+        for op in plan.get_ordered_ops():
+            name = op.get_friendly_name()
+            if name not in times:
+                continue
+            anchors = self._anchors(op, name)
+            near = None if anchors else self._before(op)
+            # the counters cut to whole microseconds: interpolate the median within the microsecond
+            ms = median_grouped([t + 0.5 for t in times[name][WARM_UP_CALLS:]], 1) / 1e3
+            steps.append(Step(name, kinds[name], anchors, near, ms))
+        return steps
+
+    def _before(self, op: Any) -> str | None:
+        """The graph's node whose output an inserted step moves; None at the network's input."""
+        for source in (value.get_source_output().get_node() for value in op.inputs()):
+            if anchors := self._anchors(source, source.get_friendly_name()):
+                return anchors[-1]
+        return None
+
+    def _anchors(self, op: Any, name: str) -> tuple[str, ...]:
+        """The graph's nodes that a step names; the node of an output goes by the output's name."""
+        found = []
+        for text in _originals(op, name):
+            made_by = self.graph.producer.get(text)
+            if text in self.graph.nodes or made_by is not None:
+                found.append(text if made_by is None else made_by.name)
+        return tuple(dict.fromkeys(found))
+
+
+def compile_options(threads: int) -> dict[str, object]:
+    """One call at a time, as fast as it goes, in float32."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
+def _originals(op: Any, name: str) -> list[str]:
+    info = op.get_rt_info()
+    text = info[ORIGINAL].astype(str) if ORIGINAL in info else name
+    return [part.partition("/")[0] for part in text.split(",") if part]  # what follows a slash is OpenVINO's own split

@@ -1,0 +1,100 @@
+"""What an engine really runs: the steps of its own plan, each with its measured time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+ROUNDS = 8  # whole calls and profiled calls take turns, so that a slow minute strikes both alike
+WARM_UP_CALLS = 3
+LEAST_CALLS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an engine's plan.
+
+    Attributes:
+        name: as the engine's profiler calls it.
+        kernel: what the engine runs, in its own words.
+        anchors: nodes of the graph whose outputs it makes. Empty for a layout reorder.
+        near: for a reorder, the node whose output it moves.
+        ms: median time in milliseconds.
+    """
+
+    name: str
+    kernel: str
+    anchors: tuple[str, ...]
+    near: str | None
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An engine's timing of a network.
+
+    Attributes:
+        whole_ms: median time of a call without the profiler, milliseconds.
+        steps: in the order in which they run; steps that took no time of their own are left out.
+        calls: timed calls, without the profiler and as many with it.
+    """
+
+    whole_ms: float
+    steps: tuple[Step, ...]
+    calls: int
+
+
+class Engine(Protocol):
+    """A runtime that can tell how long each step of a network takes.
+
+    Attributes:
+        name, version: of the runtime.
+        threads: threads for one call.
+    """
+
+    name: str
+    version: str
+    threads: int
+
+    def measure(self, seconds: float) -> Measured:
+        """Time the network for about so many seconds."""
+        ...
+
+
+def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) -> npt.NDArray[np.generic]:
+    """Something to run on: uint8 pixels, or standard normal floats."""
+    random = np.random.default_rng(seed)
+    if np.issubdtype(kind, np.integer):
+        return random.integers(0, 256, tuple(shape)).astype(kind)
+    return random.standard_normal(tuple(shape)).astype(kind)
+
+
+def take_turns(
+    whole: Callable[[], object], profiled: Callable[[], object], seconds: float
+) -> tuple[list[float], list[float]]:
+    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times.
+
+    Returns:
+        Milliseconds of each timed call of `whole` and of `profiled`, both first called `WARM_UP_CALLS` times untimed.
+    """
+    for _ in range(WARM_UP_CALLS):
+        whole()
+        profiled()
+    start = time.perf_counter()
+    whole()
+    once = time.perf_counter() - start
+    calls = max(LEAST_CALLS // ROUNDS, round(seconds / (2 * ROUNDS) / max(once, 1e-6)))
+    calls = min(calls, 400)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for call, kept in zip((whole, profiled), times, strict=True):
+            for _ in range(calls):
+                start = time.perf_counter()
+                call()
+                kept.append((time.perf_counter() - start) * 1e3)
+    return times
