@@ -1,0 +1,1 @@
+"""Smaller networks that do the same: channels cut out exactly, weights made sparse."""
