@@ -93,6 +93,7 @@ class Group:
 
     Attributes:
         name: the first layer that makes them.
+        layers: all layers that make them.
         channels: numbers of its channels.
         steps: it can be cut to 1, 2, ... `steps` equal shares.
         counts: positions that it has on each axis, by the axis's (tensor, dim).
@@ -101,6 +102,7 @@ class Group:
     """
 
     name: str
+    layers: tuple[str, ...]
     channels: Nodes
     steps: int
     counts: Mapping[tuple[str, int], int]
@@ -243,11 +245,10 @@ def _group(counts: Mapping[Axis, int], members: Nodes, reason: Reason | None, ta
     steps = len(members)
     for axis, count in counts.items():
         steps = 1 if count % axis.groups else gcd(steps, count // axis.groups)
-    name = makers[0].tensor.removesuffix(".weight")
-    if name in taken:
-        name = f"{name}[{makers[0].base}]"
+    layers = tuple(axis.tensor.removesuffix(".weight") for axis in makers)
+    name = layers[0] if layers[0] not in taken else f"{layers[0]}[{makers[0].base}]"
     by_key = {(axis.tensor, axis.dim): count for axis, count in counts.items()}
-    return Group(name, members, steps, by_key, counts[makers[0]], reason)
+    return Group(name, layers, members, steps, by_key, counts[makers[0]], reason)
 
 
 def kept_steps(structure: Structure, widths: Mapping[str, int]) -> dict[str, int]:

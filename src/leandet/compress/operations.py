@@ -82,6 +82,8 @@ def batch_norm(tracer: Tracer, func: OpOverload, args: tuple[Any, ...], _: dict[
     if (channels := lab.along(label, 1)) is None:
         tracer.unknown(func, args)
         return
+    if weight is not None and (found := tracer.weight(weight)) is not None:
+        tracer.recording.scales.add(found[0])
     for vector, fill in ((weight, 0.0), (bias, 0.0), (mean, 0.0), (variance, 1.0)):
         _go_along(tracer, func, channels, vector, fill)
     tracer.put(result, label)

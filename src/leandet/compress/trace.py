@@ -88,6 +88,7 @@ class Recording:
         visits: for each computing operation its number and the nodes that it touched.
         work: multiply-adds for each element of a weight.
         depthwise: weights whose groups are channels.
+        scales: scales of batch-norms.
     """
 
     axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
@@ -98,6 +99,7 @@ class Recording:
     visits: list[tuple[int, Nodes]] = field(default_factory=list)
     work: dict[str, int] = field(default_factory=dict)
     depthwise: set[str] = field(default_factory=set)
+    scales: set[str] = field(default_factory=set)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
