@@ -167,9 +167,7 @@ def _legal(structure: Structure, group: Group, align: int) -> tuple[int, ...]:
     axes = structure.recording.axes
     counts = [count for key, count in group.counts.items() if axes[key].role is Role.OUT]
     fits = [
-        steps
-        for steps in range(1, group.steps)
-        if all((count * steps // group.steps) % align == 0 for count in counts)
+        steps for steps in range(1, group.steps) if all((count * steps // group.steps) % align == 0 for count in counts)
     ]
     return (*fits, group.steps)
 

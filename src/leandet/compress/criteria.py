@@ -260,9 +260,7 @@ class Activations:
             counts[name] = counts.get(name, 0) + channels.shape[1]
 
         handles = [
-            part.register_forward_pre_hook(look)
-            for part in module.modules()
-            if isinstance(part, _ConvNd | nn.Linear)
+            part.register_forward_pre_hook(look) for part in module.modules() if isinstance(part, _ConvNd | nn.Linear)
         ]
         try:
             with untouched(module):

@@ -27,11 +27,12 @@ def convolution(tracer: Tracer, func: OpOverload, args: tuple[Any, ...], _: dict
         return
     name, inputs, outputs = found[0], x.shape[1], out.shape[1]
     tracer.work(name, prod(x.shape[2:] if transposed else out.shape[2:]) * x.shape[0])
-    if (groups == inputs and groups > 1) or name in tracer.recording.depthwise:
+    if tracer.looks and 1 < groups == inputs:
+        tracer.recording.depthwise.add(name)
+    if name in tracer.recording.depthwise:
         if transposed and outputs != inputs:
             tracer.unknown(func, (x, weight, bias), "with a channel multiplier cannot be followed")
             return
-        tracer.recording.depthwise.add(name)
         made = torch.from_numpy(tracer.axis(name, 0, outputs, Role.SIDE).nodes)
         tracer.tie(torch.stack([made, channels.repeat_interleave(outputs // inputs)]), func)
     else:

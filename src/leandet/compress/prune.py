@@ -87,9 +87,7 @@ def prune(
         UserError: if neither or both of ratio and target are given, one is out of range or cannot be reached, a rule
             matches nothing, or the network cannot be followed.
     """
-    return shrink(
-        module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align
-    ).module
+    return shrink(module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align).module
 
 
 def shrink(
@@ -142,9 +140,7 @@ def _culprits(
     return found
 
 
-def _finish(
-    module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]
-) -> Pruned:
+def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]) -> Pruned:
     widths = {
         group.name: group.at(chosen.kept[group.name])
         for group in structure.groups

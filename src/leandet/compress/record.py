@@ -49,20 +49,21 @@ def on_meta(module: nn.Module) -> nn.Module:
     return clone(module, lambda _, tensor: torch.empty_like(tensor, device="meta"))
 
 
-def record(module: nn.Module, example_input: Inputs, depthwise: Iterable[str] = ()) -> Recording:
+def record(module: nn.Module, example_input: Inputs, depthwise: Iterable[str] | None = None) -> Recording:
     """Run the module once on labels.
 
     Args:
         module: on the meta device.
         example_input: its argument or arguments; only their shapes matter.
-        depthwise: weights known to be depthwise, which cannot be seen where one channel is left.
+        depthwise: the weights that are depthwise, where that is known: at other widths it cannot be seen, since one
+            channel may be left, or one for each group of a grouped convolution. None looks.
 
     Raises:
         UserError: if the module does not run on the meta device; it says where.
     """
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
     arguments = tree_map(_to_meta, arguments)
-    tracer = Tracer(names_of(module), set(depthwise), find)
+    tracer = Tracer(names_of(module), None if depthwise is None else set(depthwise), find)
     try:
         with untouched(module), tracer.following(module), torch.device("meta"), tracer:
             outputs = module(*arguments)

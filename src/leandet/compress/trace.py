@@ -107,13 +107,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         names: identity of each parameter and buffer -> its name.
-        depthwise: weights known to be depthwise.
+        depthwise: the weights that are depthwise; None finds them.
         find: what an operation does to labels.
     """
 
-    def __init__(self, names: Mapping[int, str], depthwise: set[str], find: Callable[[OpOverload], Handler]) -> None:
+    def __init__(
+        self, names: Mapping[int, str], depthwise: set[str] | None, find: Callable[[OpOverload], Handler]
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording = Recording(depthwise=depthwise)
+        self.recording = Recording(depthwise=depthwise or set())
+        self.looks = depthwise is None
         self.failed = ""
         self._find = find
         self._names = names

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -94,9 +93,7 @@ class Verification:
         }
 
 
-def verify(
-    module: nn.Module, example_input: Inputs, *, tell: Callable[[int, int], None] | None = None
-) -> Verification:
+def verify(module: nn.Module, example_input: Inputs, *, tell: Callable[[int, int], None] | None = None) -> Verification:
     """Cut half of every channel group, one group at a time and then all together, and compare with masking.
 
     The comparison runs in float64, in evaluation mode, on the module's own weights; a fresh network whose batch-norms
