@@ -24,6 +24,7 @@ ROOMS = [
     "data",
     "nets",
     "cost",
+    "compress",  # channel groups and cuts know no detector: a detector is built at its widths by them
     "detector",
     "metrics",
     "runtime",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leandet.cli.compress import verify_command
 from leandet.cli.data import data_app
 from leandet.cli.make import build_command, eval_command, export_command, train_command
 from leandet.cli.nets import nets_command
@@ -31,6 +32,7 @@ app.command("train", rich_help_panel="Step by step")(train_command)
 app.command("export", rich_help_panel="Step by step")(export_command)
 app.command("nets", rich_help_panel="Step by step")(nets_command)
 app.command("profile", rich_help_panel="Step by step")(profile_command)
+app.command("verify", rich_help_panel="Step by step")(verify_command)
 app.add_typer(data_app, name="data", rich_help_panel="Step by step")
 
 

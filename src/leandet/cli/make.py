@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted work in --out.")]
 Split = Annotated[str | None, typer.Option(help="Which split: train, val or test; test if there is one, else val.")]
 
-DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 80
+DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 100
 DEMO_BACKBONE = "shufflenet_v2_x0_5"
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from leandet import nets
+from leandet.compress.narrow import narrow
 from leandet.detector.decode import Predictions, flatten, locations, to_boxes
 from leandet.detector.head import Head, Maps
 from leandet.detector.neck import Neck
@@ -36,6 +40,12 @@ class Detector(nn.Module):
         self.head = Head(spec.width, spec.classes, len(spec.levels))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        if spec.kept:
+            narrow(self, torch.zeros(1, 3, spec.size.height, spec.size.width, device="meta"), spec.kept)
+
+    def remember(self, widths: Mapping[str, int]) -> None:
+        """Write the widths of cut channel groups, by name, into the spec."""
+        self.spec = replace(self.spec, kept={**self.spec.kept, **widths})
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), RGB, uint8 or float in 0..255 -> neck features (B, width, H / s, W / s) by level."""

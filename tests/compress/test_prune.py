@@ -1,0 +1,177 @@
+"""Pruning: an independent mask, criteria against their formulas, targets, rules, and the pruned detector on disk."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leandet.card import Card
+from leandet.compress import Quantity, Rule, Scope, Target, prune, recalibrate, shrink
+from leandet.compress import criteria as cr
+from leandet.compress.channels import analyse
+from leandet.cost.count import count
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector, save_detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.preprocess import Size
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(6 * 16, 4))
+    nn.init.uniform_(network[1].weight, 0.5, 1.5)
+    return recalibrate(network, [torch.randn(8, 3, 8, 8)])
+
+
+def first_group(network: nn.Module) -> cr.ChannelGroup:
+    structure = analyse(network, torch.zeros(1, 3, 8, 8))
+    return cr.view(network, structure, structure.groups[0])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "score"),
+    [
+        (cr.l1, lambda net: net[0].weight.abs().sum((1, 2, 3))),
+        (cr.l2, lambda net: net[0].weight.square().sum((1, 2, 3)).sqrt()),
+        (cr.bn_scale, lambda net: net[1].weight.abs()),
+        (cr.lamp, lambda net: net[0].weight.square().sum((1, 2, 3))),  # keeps the order of magnitudes
+        (
+            cr.fpgm,
+            lambda net: torch.stack([(net[0].weight - w).square().sum((1, 2, 3)).sqrt().sum() for w in net[0].weight]),
+        ),
+    ],
+)
+def test_the_weakest_by_the_papers_formula_go_and_nothing_else_changes(criterion, score):
+    network, x = chain(), torch.randn(2, 3, 8, 8)
+    kept = score(network).topk(4).indices.sort().values
+    pruned = prune(network, x, 0.5, criterion, rules=[Rule("3", exclude=True)])
+    assert torch.equal(pruned[0].weight, network[0].weight[kept])
+    assert torch.equal(pruned[3].weight, network[3].weight[:, kept])
+    dropped = torch.ones(8, dtype=torch.bool)
+    dropped[kept] = False
+    network[2].register_forward_hook(lambda *arguments: arguments[2].masked_fill(dropped[:, None, None], 0))
+    torch.testing.assert_close(pruned(x), network(x))
+
+
+def test_activations_and_gradients_are_those_of_the_channels():
+    network, x = chain(), torch.randn(4, 3, 8, 8)
+    seen = network[:3](x)
+    group, activations = first_group(network), cr.Activations.measure(network, [x])
+    wanted = (seen > 0).double().mean((0, 2, 3))
+    torch.testing.assert_close(cr.Apoz(activations)(group), wanted)
+    means = seen.double().mean((0, 2, 3))
+    torch.testing.assert_close(cr.MeanActivation(activations)(group), means / means.mean())
+    taylor = cr.Taylor.measure(network, x, lambda batch: network(batch).square().sum(), [x])
+    network(x).square().sum().backward()
+    wanted = (network[0].weight * network[0].weight.grad).sum((1, 2, 3)).double().square()
+    torch.testing.assert_close(taylor(group), wanted.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_penalty_is_the_sum_of_scales():
+    network = chain()
+    torch.testing.assert_close(cr.scale_penalty(network), network[1].weight.abs().sum())
+
+
+@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("quantity", [Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS])
+def test_a_target_is_met_and_counted_right(scope, quantity):
+    network, x = chain(), torch.randn(1, 3, 8, 8)
+    result = shrink(network, x, target=Target(quantity, 0.5), scope=scope)
+    before, after = count(network, x), count(result.module, x)
+    assert result.multiply_adds == pytest.approx(after.multiply_adds / before.multiply_adds)
+    assert result.parameters == pytest.approx(after.parameters / before.parameters)
+    share = result.multiply_adds if quantity is Quantity.MULTIPLY_ADDS else result.parameters
+    assert 0.25 < share <= 0.5
+
+
+def test_alignment_and_rules_hold():
+    network, x = chain(), torch.randn(1, 3, 8, 8)
+    pruned = prune(network, x, 0.3, align=4, rules=[Rule("3", ratio=0.5, align=1)])
+    assert (pruned[0].out_channels, pruned[3].out_channels) == (4, 3)
+    untouched = prune(network, x, 0.5, rules=[Rule(kind=nn.Conv2d, exclude=True)])
+    assert torch.equal(untouched(x), network(x))
+    assert untouched is not network
+
+
+class WithAWrittenWidth(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.bound, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.bound(self.free(x)).view(len(x), 2, 4, 8, 8).flatten(1, 2))
+
+
+def test_a_width_in_the_code_stays_and_the_rest_is_cut():
+    result = shrink(WithAWrittenWidth(), torch.zeros(1, 3, 8, 8), 0.5)
+    assert result.widths == {"free": 4}
+    assert list(result.fixed) == ["bound"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"ratio": 1.0}, "from 0 to below 1"),
+        ({"ratio": -0.1}, "from 0 to below 1"),
+        ({}, "either a ratio or a target"),
+        ({"ratio": 0.5, "target": Target(Quantity.PARAMETERS, 0.5)}, "either a ratio or a target"),
+        ({"target": Target(Quantity.MULTIPLY_ADDS, 0.001)}, "remain at least"),
+        ({"ratio": 0.5, "rules": [Rule("nowhere.*", ratio=0.1)]}, "there are 0, 3"),
+        ({"ratio": 0.5, "align": 0}, "at least 1 channel"),
+    ],
+)
+def test_what_a_person_can_mend_is_said(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prune(chain(), torch.zeros(1, 3, 8, 8), **arguments)
+
+
+def test_a_network_that_cannot_be_followed_says_where():
+    class Asks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(UserError, match=r"test_prune\.py:\d+"):
+        prune(nn.Sequential(nn.Conv2d(3, 4, 1), Asks()), torch.zeros(1, 3, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2_035", "shufflenet_v2_x0_5", "shufflenet_v1_g3_x0_25"])
+def test_a_pruned_detector_is_rebuilt_in_another_process_and_pruned_again(backbone, tmp_path):
+    torch.manual_seed(0)
+    detector = Detector(Spec(backbone, 3, Size(64, 64), width=16))
+    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    recalibrate(detector, [pictures])
+    half = Target(Quantity.MULTIPLY_ADDS, 0.5)
+    once = prune(detector, pictures[:1], target=half, scope=Scope.GLOBAL)
+    assert isinstance(once, Detector)
+    twice = prune(once, pictures[:1], 0.3)
+    for number, pruned in enumerate((once, twice)):
+        path = tmp_path / f"{number}.safetensors"
+        save_detector(pruned, Card(("a", "b", "c"), pruned.spec), path)
+    assert 0.35 < count(once, pictures[:1]).multiply_adds / count(detector, pictures[:1]).multiply_adds <= 0.5
+    code = (
+        "import sys, json, torch; from leandet import load; torch.set_num_threads(1)\n"
+        "g = torch.load(sys.argv[1], weights_only=True)\n"
+        "print(json.dumps([load(p)(g).logits.double().flatten().tolist() for p in sys.argv[2:]]))"
+    )
+    torch.save(pictures, tmp_path / "pictures.pt")
+    files = [str(tmp_path / name) for name in ("pictures.pt", "0.safetensors", "1.safetensors")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
+    for pruned, found in zip((once, twice), json.loads(done.stdout), strict=True):
+        with torch.no_grad():
+            wanted = pruned.eval()(pictures).logits.double().flatten()
+        torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [{"nowhere": 4}, {"neck.reduce.0.0": 17}, {"neck.reduce.0.0": 0}])
+def test_a_damaged_description_is_refused(kept, tmp_path):
+    spec = Spec("mobilenet_v2_035", 3, Size(64, 64), width=16)
+    detector = Detector(spec)
+    path = tmp_path / "m.safetensors"
+    save_detector(detector, Card(("a", "b", "c"), Spec(spec.backbone, 3, spec.size, 16, kept=kept)), path)
+    with pytest.raises(UserError, match=r"nowhere|can have"):
+        load_detector(path)
