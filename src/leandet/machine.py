@@ -15,6 +15,10 @@ _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     "torch": ("torch",),
+    "openvino": ("openvino",),
+    "nncf": ("nncf",),
+    "ncnn": ("ncnn",),
+    "litert": ("ai-edge-litert",),
 }
 
 
@@ -24,8 +28,8 @@ def describe_machine() -> dict[str, object]:
     Returns:
         `{cpu, architecture, cores, usable_cores, memory_bytes, os, load_average_1min, versions}`. `cores` counts the
         machine's logical cores and `usable_cores` those this process may run on; `load_average_1min` is in runnable
-        processes; what the platform cannot tell is null. `versions` maps python, leandet, numpy, onnxruntime, opencv
-        and torch to their versions; a library that is not installed is left out.
+        processes; what the platform cannot tell is null. `versions` maps python, leandet and the libraries that
+        decide a figure to their versions; one that is not installed is left out.
     """
     return {
         "cpu": _cpu_model(),

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from leandet.cli.data import data_app
-from leandet.cli.make import build_command, eval_command, export_command, train_command
+from leandet.cli.deploy import export_command
+from leandet.cli.make import build_command, eval_command, train_command
 from leandet.cli.nets import nets_command
 from leandet.cli.run import bench_command, detect_command
 from leandet.errors import UserError, missing_extra
