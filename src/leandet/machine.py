@@ -63,6 +63,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def lacks_int8_dot() -> bool:
+    """Whether this is an x86 processor without VNNI: its 16-bit sums of 8-bit products overflow with 8-bit weights."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False  # not known: every x86 server and laptop since 2021 has it
+    return not {"avx512_vnni", "avx_vnni"} & set(words)
+
+
 def load_average() -> float | None:
     """Runnable processes over the last minute, or None where the platform does not say."""
     try:

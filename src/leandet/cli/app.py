@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from leandet.cli.data import data_app
-from leandet.cli.deploy import export_command
+from leandet.cli.deploy import export_command, quantize_command
 from leandet.cli.make import build_command, eval_command, train_command
 from leandet.cli.nets import nets_command
 from leandet.cli.run import bench_command, detect_command
@@ -29,6 +29,7 @@ app.command("eval", rich_help_panel="Use a detector")(eval_command)
 app.command("bench", rich_help_panel="Use a detector")(bench_command)
 app.command("train", rich_help_panel="Step by step")(train_command)
 app.command("export", rich_help_panel="Step by step")(export_command)
+app.command("quantize", rich_help_panel="Step by step")(quantize_command)
 app.command("nets", rich_help_panel="Step by step")(nets_command)
 app.add_typer(data_app, name="data", rich_help_panel="Step by step")
 

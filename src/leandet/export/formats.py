@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,13 +32,20 @@ def write_onnx(detector: Detector, card: Card, path: Path) -> None:
 
 def write_openvino(detector: Detector, card: Card, path: Path) -> None:
     """A folder with OpenVINO's two files, float32, made from the same ONNX graph, and `card.json`."""
+    save_openvino(read_onnx_with_openvino(to_onnx(detector, card)), card, path)
+
+
+def read_onnx_with_openvino(content: bytes) -> Any:
+    """The `openvino.Model` of an ONNX file's bytes, its constants folded."""
     import openvino
 
-    model = openvino.Core().read_model(model=to_onnx(detector, card), weights=b"")
-    save_openvino(model, card, path)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "model.onnx"
+        file.write_bytes(content)
+        return openvino.convert_model(file)
 
 
-def save_openvino(model: object, card: Card, path: Path) -> None:
+def save_openvino(model: Any, card: Card, path: Path) -> None:
     """Write an `openvino.Model` and its card as a new folder."""
     import openvino
 

@@ -82,6 +82,11 @@ def _tensors(interpreter: Interpreter, card: Card, where: str) -> tuple[int, int
     if len(inputs) != 1 or inputs[0]["shape"].tolist() != shape or inputs[0]["dtype"] is not np.uint8:
         raise UserError(f"{where}: its input must be uint8 {shape}, but it has {inputs}; export the model again.")
     logits, boxes = (outputs.get(f"output_{index}") for index in (0, 1))
-    if logits is None or boxes is None or logits["shape"][2:].tolist() != [classes] or boxes["shape"][2:].tolist() != [4]:
+    if (
+        logits is None
+        or boxes is None
+        or logits["shape"][2:].tolist() != [classes]
+        or boxes["shape"][2:].tolist() != [4]
+    ):
         raise UserError(f"{where}: its outputs must be (1, N, {classes}) and (1, N, 4); export the model again.")
     return int(inputs[0]["index"]), int(logits["index"]), int(boxes["index"])

@@ -27,7 +27,9 @@ def top_k(logits: FloatArray, boxes: FloatArray, k: int = TOP_K) -> RawOutput:
     chosen.sort(axis=1)
     order = np.argsort(-np.take_along_axis(best, chosen, 1), axis=1, kind="stable")
     chosen = np.take_along_axis(chosen, order, 1)
-    scores = np.exp(-np.logaddexp(np.float32(0), -np.take_along_axis(best, chosen, 1)))  # the sigmoid, never overflowing
+    scores = np.exp(
+        -np.logaddexp(np.float32(0), -np.take_along_axis(best, chosen, 1))
+    )  # the sigmoid, never overflowing
     labels = np.take_along_axis(logits, chosen[..., None], 1).argmax(2)
     return RawOutput(
         np.take_along_axis(boxes, chosen[..., None], 1), scores.astype(np.float32), labels.astype(np.int64)

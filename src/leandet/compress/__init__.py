@@ -1,0 +1,1 @@
+"""Smaller and faster: from one detector to another that costs less."""
