@@ -1,8 +1,9 @@
 """INT8 for ONNX Runtime: quantise and dequantise nodes around the convolutions of an exported graph.
 
 Activations are unsigned 8-bit with one scale for a tensor, weights signed 8-bit with one scale for an output channel:
-the only pairing that ONNX Runtime runs fast on x86, and depthwise convolutions lose too much accuracy with less (Krishnamoorthi,
-arXiv 1806.08342, section 3.1.4). What follows the last convolution (sigmoid, box decode, top-k) stays float32.
+the only pairing that ONNX Runtime runs fast on x86, and depthwise convolutions lose too much accuracy with less
+(Krishnamoorthi, arXiv 1806.08342, section 3.1.4).
+What follows the last convolution (sigmoid, box decode, top-k) stays float32.
 """
 
 from __future__ import annotations

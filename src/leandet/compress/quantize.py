@@ -119,7 +119,8 @@ def quantize(
 
     Calibration images come from `train`. Candidates are compared on `val`: every layer in 8 bit first, then with the
     1, 2, 4, ... most sensitive layers left in float32, until the loss is within `max_drop` or half of the layers are
-    kept. The candidate and the float32 model are then judged on `test` (on `val` where there is none), and timed in turns.
+    kept. The candidate and the float32 model are then judged on `test` (on `val` where there is none), and timed in
+    turns.
 
     Args:
         model: the `.onnx` file of `leandet export`, float32.

@@ -1,4 +1,4 @@
-"""What is exported: the detector with its batch-norms folded, its best detections chosen inside the graph or outside."""
+"""What is exported: the detector with its batch-norms folded, the best chosen inside the graph or outside."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from leandet.detector.decode import TOP_K, Predictions, top_k
+from leandet.detector.decode import Predictions, top_k
 from leandet.detector.detector import Detector
+from leandet.detector.spec import TOP_K
 
 
 class Deployed(nn.Module):
