@@ -9,13 +9,23 @@ class UserError(Exception):
     """
 
 
-_TRAINING = frozenset(
-    {"torch", "torchvision", "lightning", "safetensors", "onnx", "onnxscript", "faster_coco_eval", "jinja2"}
-)
+_EXTRAS = {
+    "train": frozenset(
+        {"torch", "torchvision", "lightning", "safetensors", "onnx", "onnxscript", "faster_coco_eval", "jinja2"}
+    ),
+    "openvino": frozenset({"openvino", "nncf"}),
+    "ncnn": frozenset({"ncnn", "pnnx"}),
+    "litert": frozenset({"ai_edge_litert", "litert_torch"}),
+    "video": frozenset({"supervision"}),
+}
+_NAMES = {"train": "the training extra"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """What to install when a module of the training extra is missing; None if the module is none of them."""
-    if (error.name or "").partition(".")[0] not in _TRAINING:
-        return None
-    return f"this needs {error.name}, which only the training extra brings: pip install 'leandet[train]'."
+    """What to install when a module of an extra is missing; None if the module belongs to none."""
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in _EXTRAS.items():
+        if module in modules:
+            which = _NAMES.get(extra, f"the extra {extra}")
+            return f"this needs {error.name}, which only {which} brings: pip install 'leandet[{extra}]'."
+    return None

@@ -15,6 +15,10 @@ _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     "torch": ("torch",),
+    "openvino": ("openvino",),
+    "nncf": ("nncf",),
+    "ncnn": ("ncnn",),
+    "litert": ("ai-edge-litert",),
 }
 
 
@@ -24,8 +28,8 @@ def describe_machine() -> dict[str, object]:
     Returns:
         `{cpu, architecture, cores, usable_cores, memory_bytes, os, load_average_1min, versions}`. `cores` counts the
         machine's logical cores and `usable_cores` those this process may run on; `load_average_1min` is in runnable
-        processes; what the platform cannot tell is null. `versions` maps python, leandet, numpy, onnxruntime, opencv
-        and torch to their versions; a library that is not installed is left out.
+        processes; what the platform cannot tell is null. `versions` maps python, leandet and the libraries that
+        decide a figure to their versions; one that is not installed is left out.
     """
     return {
         "cpu": _cpu_model(),
@@ -57,6 +61,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def lacks_int8_dot() -> bool:
+    """Whether this is an x86 processor without VNNI: its 16-bit sums of 8-bit products overflow with 8-bit weights."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False  # not known: every x86 server and laptop since 2021 has it
+    return not {"avx512_vnni", "avx_vnni"} & set(words)
 
 
 def load_average() -> float | None:

@@ -86,7 +86,7 @@ def test_a_missing_file(tmp_path):
         open_runtime(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize(("name", "said"), [("a.tflite", r"no engine runs \.tflite"), ("a", "without a suffix")])
+@pytest.mark.parametrize(("name", "said"), [("a.pth", r"no engine runs \.pth"), ("a", "without a suffix")])
 def test_a_suffix_that_no_engine_reads(tmp_path, name, said):
     with pytest.raises(UserError, match=said) as caught:
         open_runtime(tmp_path / name)

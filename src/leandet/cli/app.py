@@ -9,7 +9,8 @@ import typer
 
 from leandet.cli.compress import verify_command
 from leandet.cli.data import data_app
-from leandet.cli.make import build_command, eval_command, export_command, train_command
+from leandet.cli.deploy import export_command, quantize_command
+from leandet.cli.make import build_command, eval_command, train_command
 from leandet.cli.nets import nets_command
 from leandet.cli.profile import profile_command
 from leandet.cli.run import bench_command, detect_command
@@ -30,6 +31,7 @@ app.command("eval", rich_help_panel="Use a detector")(eval_command)
 app.command("bench", rich_help_panel="Use a detector")(bench_command)
 app.command("train", rich_help_panel="Step by step")(train_command)
 app.command("export", rich_help_panel="Step by step")(export_command)
+app.command("quantize", rich_help_panel="Step by step")(quantize_command)
 app.command("nets", rich_help_panel="Step by step")(nets_command)
 app.command("profile", rich_help_panel="Step by step")(profile_command)
 app.command("verify", rich_help_panel="Step by step")(verify_command)

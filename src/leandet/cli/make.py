@@ -196,28 +196,3 @@ def _print_scores(figures: dict[str, Any]) -> None:
         table.add_row(f"  AP of {name}", "-" if ap < 0 else f"{100 * ap:.1f} %")
     table.add_row("duplicates in 100 objects", f"{figures['duplicates_per_100']:.1f}")
     Console().print(table)
-
-
-def export_command(
-    model: Annotated[Path, typer.Argument(help="A .safetensors detector.")],
-    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="The new file; beside the model if left out.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a deployable file, checked against PyTorch before it appears."""
-    import numpy as np
-
-    from leandet.detector.files import load_detector
-    from leandet.export import export_onnx
-
-    if to != "onnx":
-        raise UserError(f"--to must be onnx, not {to!r}.")
-    detector, card = load_detector(model)
-    path = out or model.with_suffix(".onnx")
-    size = card.spec.size
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, size.height, size.width), np.uint8)
-    parity = export_onnx(detector, card, path, pictures)
-    if as_json:
-        typer.echo(json.dumps({"path": str(path), "parity_px": parity.boxes, "parity_score": parity.scores}))
-    else:
-        typer.echo(f"{path}: within {parity.boxes:.2g} px and a score of {parity.scores:.2g} of PyTorch")

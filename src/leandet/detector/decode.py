@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TOP_K = 100  # COCO's metric counts 100 detections an image
+from leandet.detector.spec import TOP_K
 
 
 class Predictions(NamedTuple):

@@ -10,6 +10,7 @@ from leandet.preprocess import Size
 
 STRIDE = 32  # the deepest feature: an input's sides are multiples of it
 MAX_SIDE = 4096
+TOP_K = 100  # COCO's metric counts 100 detections an image
 
 
 @dataclass(frozen=True, slots=True)

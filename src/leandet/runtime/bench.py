@@ -14,7 +14,7 @@ import numpy as np
 from leandet.errors import UserError
 from leandet.machine import busy_cores, describe_machine
 from leandet.preprocess import Image
-from leandet.runtime import open_runtime
+from leandet.runtime import model_bytes, open_runtime
 from leandet.runtime.runtime import Runtime
 
 ROUNDS = 10  # each model's time is spread over this many turns, so that a slow minute strikes all models alike
@@ -128,7 +128,7 @@ class _Contender:
             p90_ms=round(float(p90), 4),
             p99_ms=round(float(p99), 4),
             images_per_s=round(self.batch * len(total) * 1000 / float(total.sum()), 2),
-            bytes=self.path.stat().st_size,
+            bytes=model_bytes(self.path),
             ap=card.metrics.get("ap"),
             preprocess_p50_ms=round(float(pre), 4),
             network_p50_ms=round(float(network), 4),

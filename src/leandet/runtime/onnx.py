@@ -12,12 +12,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from leandet.card import CARD_KEY, Card
 from leandet.errors import UserError
-from leandet.machine import usable_cores
-from leandet.runtime.runtime import RawOutput, Runtime
+from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
 INPUT = "images"
 OUTPUTS = {"boxes": "tensor(float)", "scores": "tensor(float)", "labels": "tensor(int64)"}
-MAX_THREADS = 1024
 
 # ONNX Runtime's exceptions share no base class but Exception.
 _ENGINE_ERRORS: tuple[type[Exception], ...] = (
@@ -66,10 +64,7 @@ def open_onnx(path: str | Path, threads: int | None = None, *, spinning: bool = 
         UserError: if the file is missing, damaged, foreign or at odds with its own card, or `threads` is out of range.
     """
     path = Path(path)
-    if threads is None:
-        threads = usable_cores()
-    if not 1 <= threads <= MAX_THREADS:
-        raise UserError(f"threads must be from 1 to {MAX_THREADS}, not {threads}.")
+    threads = check_threads(threads)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give the path of a model exported by leandet.")
     session = _open_session(path, threads, spinning=spinning)

@@ -12,7 +12,10 @@ import numpy.typing as npt
 from leandet.card import Card
 from leandet.detections import Detections, FloatArray, IntArray
 from leandet.errors import UserError
+from leandet.machine import usable_cores
 from leandet.preprocess import Image, Placement, letterbox
+
+MAX_THREADS = 1024
 
 
 class RawOutput(NamedTuple):
@@ -122,6 +125,19 @@ class Runtime(ABC):
             Detections(where.undo(boxes), scores, labels)
             for where, boxes, scores, labels in zip(placements, *raw, strict=True)
         ]
+
+
+def check_threads(threads: int | None) -> int:
+    """The threads for one call: as asked, or all cores that this process may use.
+
+    Raises:
+        UserError: unless there are 1 to 1024.
+    """
+    if threads is None:
+        threads = usable_cores()
+    if not 1 <= threads <= MAX_THREADS:
+        raise UserError(f"threads must be from 1 to {MAX_THREADS}, not {threads}.")
+    return threads
 
 
 def _check_image(image: Image) -> None:

@@ -10,8 +10,7 @@ import torch
 
 from leandet.detector.decode import Predictions, top_k
 from leandet.detector.files import load_detector
-from leandet.machine import usable_cores
-from leandet.runtime.runtime import RawOutput, Runtime
+from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
 
 class TorchRuntime(Runtime):
@@ -28,7 +27,7 @@ class TorchRuntime(Runtime):
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self._detector, card = load_detector(Path(path))
         self._detector.to(memory_format=torch.channels_last)
-        threads = threads or usable_cores()
+        threads = check_threads(threads)
         super().__init__(card=card, name="torch", version=str(torch.__version__), threads=threads, device="cpu")
 
     def run_network(self, inputs: npt.NDArray[np.uint8]) -> RawOutput:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from leandet import export
-from leandet.card import Card
+from leandet.card import CARD_KEY, Card
 from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export_onnx
+from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export_onnx, formats
 from leandet.learn.loss import Criterion
 from leandet.preprocess import Size
 from leandet.runtime import RawOutput, open_runtime
+from leandet.runtime.onnx import OnnxRuntime
 
 SIZE = Size(64, 96)
 
@@ -129,6 +129,7 @@ def test_the_file_is_whole_checked_and_free_of_nms_and_of_what_only_trains(detec
     assert "Conv" in found
     assert not [n for n in found if "nonmax" in n.lower() or "nms" in n.lower()]
     assert not [n for n in found if "auxiliary" in n or "criterion" in n or "tower" in n]
+    assert "BatchNormalization" not in found  # all folded, also where a convolution serves several levels
     parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
     own = sum(p.numel() for p in detector.parameters()) + sum(b.numel() for b in detector.buffers())
     locations = sum((SIZE.height // s) * (SIZE.width // s) for s in (8, 16, 32))
@@ -198,15 +199,16 @@ def test_compare_takes_no_nan_for_agreement(detector, name, share):
 
 @pytest.mark.parametrize("spoil", ["boxes", "scores", "labels"])
 def test_a_graph_that_differs_is_not_written(detector, card, exported, tmp_path, monkeypatch, spoil):
-    run, graph = export._run, exported[0].read_bytes()
-    monkeypatch.setattr(export, "_to_onnx", lambda *arguments: graph)  # what it gave before: it takes seconds
+    graph = exported[0].read_bytes()
+    monkeypatch.setattr(formats, "to_onnx", lambda *arguments: graph)  # what it gave before: it takes seconds
+    run = OnnxRuntime.run_network
 
-    def other(content: bytes, images: np.ndarray) -> RawOutput:
-        raw = run(content, images)
+    def other(runtime: OnnxRuntime, images: np.ndarray) -> RawOutput:
+        raw = run(runtime, images)
         value = getattr(raw, spoil)
         return perturbed(raw, **{spoil: value + (1 if spoil == "labels" else value.dtype.type(0.2))})
 
-    monkeypatch.setattr(export, "_run", other)
+    monkeypatch.setattr(OnnxRuntime, "run_network", other)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"what was there before")
     with pytest.raises(UserError, match="was not written"):
@@ -216,5 +218,5 @@ def test_a_graph_that_differs_is_not_written(detector, card, exported, tmp_path,
 
 
 def test_the_metadata_is_one_line_of_json(exported, card):
-    (entry,) = [m for m in onnx.load(exported[0]).metadata_props if m.key == export.CARD_KEY]
+    (entry,) = [m for m in onnx.load(exported[0]).metadata_props if m.key == CARD_KEY]
     assert json.loads(entry.value)["classes"] == list(card.classes)

@@ -1,0 +1,142 @@
+"""The verbs that bring a finished detector to where it runs: export, quantize."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leandet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from leandet.compress.quantize import Quantized
+    from leandet.data.sample import Dataset
+    from leandet.preprocess import Size
+
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+PARITY_IMAGES = 8
+
+
+def export_command(
+    model: Annotated[Path, typer.Argument(help="A .safetensors detector.")],
+    to: Annotated[str, typer.Option(help="The format: onnx, openvino, ncnn or litert.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The new file or folder; beside the model if left out.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled images to compare on; two drawn pictures and two of noise if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a deployable model, checked against PyTorch before it appears."""
+    from leandet.detector.files import load_detector
+    from leandet.export import SUFFIXES, export
+    from leandet.runtime import model_bytes
+
+    if to not in SUFFIXES:
+        raise UserError(f"--to must be one of {', '.join(SUFFIXES)}, not {to!r}.")
+    detector, card = load_detector(model)
+    path = out or model.with_suffix(SUFFIXES[to])
+    size = card.spec.size
+    images = _invented(size) if data is None else _real(data, size)
+    parity = export(detector, card, path, images, to)
+    if as_json:
+        figures = {"parity_px": parity.boxes, "parity_score": parity.scores, "compared": parity.compared}
+        typer.echo(json.dumps({"path": str(path), "bytes": model_bytes(path), **figures}))
+    else:
+        typer.echo(
+            f"{path}: {model_bytes(path) / 1e6:.2f} MB, within {parity.boxes:.2g} px and a score of "
+            f"{parity.scores:.2g} of PyTorch over {parity.compared} detections in {len(images)} images"
+        )
+
+
+def quantize_command(
+    model: Annotated[Path, typer.Argument(help="A .onnx or .safetensors detector in float32.")],
+    data: Annotated[Path, typer.Option(help="Labelled images: train calibrates, val chooses, test judges.")],
+    to: Annotated[str, typer.Option(help="The engine: onnx or openvino.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The new model; MODEL-int8 beside it if left out.")] = None,
+    max_drop: Annotated[float, typer.Option(min=0, max=1, help="AP that may be lost, a fraction.")] = 0.005,
+    force: Annotated[bool, typer.Option("--force", help="Write it even if it is slower or worse.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Quantise to INT8; a result that is slower or loses more than --max-drop is refused with the figures."""
+    from leandet.compress.quantize import quantize, refusal
+    from leandet.data.read import read
+    from leandet.export import SUFFIXES
+
+    if to not in ("onnx", "openvino"):
+        raise UserError(f"--to must be onnx or openvino, not {to!r}.")
+    path = out or model.with_name(f"{model.stem}-int8{SUFFIXES[to]}")
+    if path.suffix != SUFFIXES[to]:
+        raise UserError(f"--out {path} must end in {SUFFIXES[to]} for {to}.")
+    if path.resolve() == model.resolve():
+        raise UserError(f"--out {path} is the model itself: name another file.")
+    dataset, _ = read(data)
+    with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
+        source = _as_onnx(model, dataset, Path(scratch))
+        result = quantize(source, dataset, path, max_drop=max_drop, force=force, threads=threads, tell=_tell)
+    if not (result.accepted or force):
+        raise UserError(refusal(result))
+    _report(result, as_json=as_json)
+
+
+def _as_onnx(model: Path, dataset: Dataset, scratch: Path) -> Path:
+    """The model itself where it is an ONNX file, else its export."""
+    if model.suffix != ".safetensors":
+        return model
+    from leandet.detector.files import load_detector
+    from leandet.export import export_onnx
+
+    detector, card = load_detector(model)
+    path = scratch / "model.onnx"
+    export_onnx(detector, card, path, _letterboxed(dataset, card.spec.size))
+    return path
+
+
+def _report(result: Quantized, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(f"{result.path}: {result.summary()}")
+    if result.reasons:
+        typer.echo(f"forced, although {' and '.join(result.reasons)}")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _real(data: Path, size: Size) -> npt.NDArray[np.uint8]:
+    from leandet.data.read import read
+
+    return _letterboxed(read(data)[0], size)
+
+
+def _letterboxed(dataset: Dataset, size: Size) -> npt.NDArray[np.uint8]:
+    """A few images of the data's last split: uint8 (B, 3, H, W)."""
+    import numpy as np
+
+    from leandet.data.image import load_image
+    from leandet.preprocess import letterbox
+
+    samples = dataset.splits.get("test") or dataset.splits["val"]
+    pictures = [letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1) for sample in samples[:PARITY_IMAGES]]
+    return np.ascontiguousarray(np.stack(pictures))
+
+
+def _invented(size: Size) -> npt.NDArray[np.uint8]:
+    """Pictures with structure, and noise: uint8 (4, 3, H, W)."""
+    import numpy as np
+
+    from leandet.runtime.bench import photograph_like
+
+    drawn = photograph_like(size.height, size.width).transpose(2, 0, 1)
+    noise = np.random.default_rng(0).integers(0, 256, (2, *drawn.shape), np.uint8)
+    return np.ascontiguousarray(np.concatenate([drawn[None], drawn[None, :, ::-1], noise]))

@@ -1,0 +1,304 @@
+"""Post-training INT8 with an honest gate: a file that is slower or worse than its float32 self is not handed over."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from leandet.atomic import staged
+from leandet.card import Card
+from leandet.compress.qdq import Calibration, Images, OnnxQuantizer, worst
+from leandet.data.image import load_image
+from leandet.data.sample import Dataset, Sample
+from leandet.errors import UserError
+from leandet.evaluate import check_classes, evaluate
+from leandet.machine import lacks_int8_dot
+from leandet.metrics import Scores
+from leandet.preprocess import Size, letterbox
+from leandet.runtime import model_bytes, open_runtime
+from leandet.runtime.bench import BenchRow, bench
+
+MAX_DROP = 0.005
+CALIBRATION_IMAGES = 64
+SENSITIVITY_IMAGES = 4
+CHOOSING_IMAGES = 300  # AP of the candidates is measured on so many; the last judgement is on the whole split
+BENCH_SECONDS = 4.0
+Tell = Callable[[str], None]
+
+
+class Quantizer(Protocol):
+    """Writes 8-bit versions of one model for one engine."""
+
+    def write(self, path: Path, card: Card, calibration: Calibration, keep: Sequence[str] = ()) -> None:
+        """Write a model and its card, with the layers `keep` left in float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What quantising gave, measured.
+
+    Attributes:
+        path: the 8-bit model, or where it would be.
+        accepted: whether the gate let it through; `path` is there only then, or when forced.
+        reasons: why not, one clause each; empty if accepted.
+        split, images: the split on which both models were judged, and its size.
+        ap, float_ap: average precision, fractions.
+        p50_ms, float_p50_ms: photograph in, boxes out, measured in turns.
+        bytes, float_bytes: sizes of the two models.
+        calibration: `percentile` or `minmax`; calibration_images: from the training split.
+        kept: layers left in float32.
+        choosing: for each candidate tried, its calibration, kept layers and AP on the choosing split.
+        runtime, threads: the engine.
+        warnings: what may have disturbed the measurement of time.
+    """
+
+    path: Path
+    accepted: bool
+    reasons: tuple[str, ...]
+    split: str
+    images: int
+    ap: float
+    float_ap: float
+    p50_ms: float
+    float_p50_ms: float
+    bytes: int
+    float_bytes: int
+    calibration: str
+    calibration_images: int
+    kept: tuple[str, ...]
+    choosing: tuple[dict[str, Any], ...]
+    runtime: str
+    threads: int
+    warnings: tuple[str, ...]
+
+    @property
+    def speedup(self) -> float:
+        """Times faster than float32."""
+        return self.float_p50_ms / self.p50_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object of the attributes and `speedup`."""
+        return {**asdict(self), "path": str(self.path), "speedup": self.speedup}
+
+    def summary(self) -> str:
+        """The figures in one line."""
+        return (
+            f"AP {100 * self.float_ap:.1f} -> {100 * self.ap:.1f} % on {self.images} images of {self.split}, "
+            f"{self.float_p50_ms:.2f} -> {self.p50_ms:.2f} ms ({self.speedup:.2f}x), "
+            f"{self.float_bytes / 1e6:.2f} -> {self.bytes / 1e6:.2f} MB, {len(self.kept)} layers kept in float32"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    path: Path
+    calibration: Calibration
+    keep: tuple[str, ...]
+    ap: float
+
+
+def quantize(
+    model: Path,
+    dataset: Dataset,
+    out: Path,
+    *,
+    max_drop: float = MAX_DROP,
+    force: bool = False,
+    threads: int | None = None,
+    seconds: float = BENCH_SECONDS,
+    tell: Tell | None = None,
+) -> Quantized:
+    """Quantise an exported detector to INT8 for the engine that `out` names.
+
+    Calibration images come from `train`. Candidates are compared on `val`: every layer in 8 bit first, then with the
+    1, 2, 4, ... most sensitive layers left in float32, until the loss is within `max_drop` or half of the layers are
+    kept. The candidate and the float32 model are then judged on `test` (on `val` where there is none), and timed in
+    turns.
+
+    Args:
+        model: the `.onnx` file of `leandet export`, float32.
+        dataset: labelled images of the same classes.
+        out: `.onnx` or `.openvino`; written only if the 8-bit model is faster and loses at most `max_drop`.
+        max_drop: average precision that may be lost, a fraction from 0 to 1.
+        force: write it all the same.
+        threads: of both engines; None for all usable cores.
+        seconds: measured time for each of the two.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        UserError: if an argument is out of range, the model is no float32 ONNX file, the classes differ, or the disk
+            refuses. A refusal by the gate is no error: see `Quantized.accepted`.
+    """
+    if not 0 <= max_drop <= 1:
+        raise UserError(f"the allowed loss must be from 0 to 1, not {max_drop:g}: 0.005 is half a point of AP.")
+    say = tell or (lambda line: None)
+    source = open_runtime(model, threads)
+    check_classes(source, dataset.classes, str(dataset.root))
+    if source.name != "onnxruntime" or source.precision != "float32":
+        raise UserError(
+            f"{model}: quantising begins with a float32 .onnx file, not with {source.precision} for {source.name}."
+        )
+    choosing = _some(dataset.splits["val"], CHOOSING_IMAGES)
+    split = "test" if dataset.splits.get("test") else "val"
+    images = calibration_images(dataset.splits["train"], source.card.spec.size)
+    with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
+        base = Path(scratch) / f"float{out.suffix}"
+        onnx_quantizer = OnnxQuantizer(model, images, reduce_range=lacks_int8_dot())
+        quantizer = _quantizer(model, base, onnx_quantizer, images, source.card)
+        search = _Search(
+            quantizer, onnx_quantizer, Path(scratch), out.suffix, source.card, choosing, dataset, threads, say
+        )
+        best, tried = search.run(base, max_drop)
+        say(f"judging on {len(dataset.splits[split])} images of {split}")
+        scores = {
+            p: evaluate(open_runtime(p, threads), dataset.splits[split], dataset.classes)[0] for p in (base, best.path)
+        }
+        report = bench([base, best.path], threads, [s.image for s in choosing[:32]], seconds=seconds, warn=say)
+        result = _judged(out, base, best, scores, report.rows, max_drop)
+        result = replace(
+            result, split=split, calibration_images=len(images), choosing=tuple(tried), warnings=tuple(report.warnings)
+        )
+        if result.accepted or force:
+            final = Path(scratch) / f"final{out.suffix}"
+            quantizer.write(
+                final, _card(source.card, best, scores[best.path], split, len(images)), best.calibration, best.keep
+            )
+            with staged(out) as draft:
+                shutil.move(final, draft)
+            result = replace(result, bytes=model_bytes(out))
+        return result
+
+
+def refusal(result: Quantized) -> str:
+    """The sentence that says what the gate found.
+
+    Raises nothing; to be used where `result.accepted` is false.
+    """
+    return f"{result.path} was refused: {' and '.join(result.reasons)} ({result.summary()}); --force writes it anyway."
+
+
+def calibration_images(samples: Sequence[Sample], size: Size, count: int = CALIBRATION_IMAGES) -> Images:
+    """Evenly spaced images of a split, letterboxed: each uint8 (1, 3, height, width) RGB."""
+    return [
+        np.ascontiguousarray(letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1)[None])
+        for sample in _some(samples, count)
+    ]
+
+
+def _some(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    if len(samples) <= count:
+        return samples
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
+
+
+def _quantizer(model: Path, base: Path, onnx_quantizer: OnnxQuantizer, images: Images, card: Card) -> Quantizer:
+    """What writes for the engine that `base` names; lays the float32 model of that engine at `base`."""
+    if base.suffix == ".onnx":
+        shutil.copyfile(model, base)
+        return onnx_quantizer
+    if base.suffix == ".openvino":
+        from leandet.compress.openvino_int8 import OpenVinoQuantizer
+
+        return OpenVinoQuantizer(model, base, images, card, onnx_quantizer.layers)
+    raise UserError(f"INT8 is written for .onnx and .openvino, not for {base.suffix or 'a name without a suffix'}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Looks for the candidate that loses little, keeping as few layers as possible in float32."""
+
+    quantizer: Quantizer
+    layers: OnnxQuantizer
+    scratch: Path
+    suffix: str
+    card: Card
+    samples: Sequence[Sample]
+    dataset: Dataset
+    threads: int | None
+    say: Tell
+
+    def run(self, base: Path, max_drop: float) -> tuple[_Candidate, list[dict[str, Any]]]:
+        """The candidate, and what was tried."""
+        wanted = self._ap(base)
+        self.say(f"float32: AP {100 * wanted:.2f} % on {len(self.samples)} images of val")
+        candidates = [self._try(calibration, ()) for calibration in Calibration]
+        best = max(candidates, key=lambda candidate: candidate.ap)
+        if wanted - best.ap > max_drop:
+            candidates += self._keeping(best.calibration, wanted - max_drop)
+            best = max(candidates, key=lambda candidate: (candidate.ap >= wanted - max_drop, candidate.ap))
+        tried = [{"calibration": c.calibration.value, "kept": len(c.keep), "ap": c.ap} for c in candidates]
+        return best, [{"calibration": "float32", "kept": len(self.layers.layers), "ap": wanted}, *tried]
+
+    def _keeping(self, calibration: Calibration, enough: float) -> list[_Candidate]:
+        self.say(f"measuring the sensitivity of {len(self.layers.layers)} layers")
+        sensitivities = self.layers.sensitivities(calibration, self.layers.images[:SENSITIVITY_IMAGES])
+        candidates: list[_Candidate] = []
+        count = 1
+        while count <= len(sensitivities) // 2 and not (candidates and candidates[-1].ap >= enough):
+            candidates.append(self._try(calibration, tuple(worst(sensitivities, count))))
+            count *= 2
+        return candidates
+
+    def _try(self, calibration: Calibration, keep: tuple[str, ...]) -> _Candidate:
+        path = self.scratch / f"{calibration.value}-{len(keep)}{self.suffix}"
+        self.quantizer.write(path, self.card, calibration, keep)
+        candidate = _Candidate(path, calibration, keep, self._ap(path))
+        self.say(f"int8, {calibration.value}, {len(keep)} layers in float32: AP {100 * candidate.ap:.2f} %")
+        return candidate
+
+    def _ap(self, path: Path) -> float:
+        return evaluate(open_runtime(path, self.threads), self.samples, self.dataset.classes)[0].ap
+
+
+def _judged(
+    out: Path, base: Path, best: _Candidate, scores: dict[Path, Scores], rows: Sequence[BenchRow], max_drop: float
+) -> Quantized:
+    """The figures of both models and what the gate says of them."""
+    before, after = rows
+    lost = scores[base].ap - scores[best.path].ap
+    reasons = []
+    if lost > max_drop:
+        reasons.append(f"it loses {lost:.4f} AP, more than {max_drop:g}")
+    if after.p50_ms >= before.p50_ms:
+        reasons.append(f"it is not faster, {after.p50_ms:.2f} ms instead of {before.p50_ms:.2f} ms")
+    return Quantized(
+        path=out,
+        accepted=not reasons,
+        reasons=tuple(reasons),
+        split="",
+        images=scores[base].images,
+        ap=scores[best.path].ap,
+        float_ap=scores[base].ap,
+        p50_ms=after.p50_ms,
+        float_p50_ms=before.p50_ms,
+        bytes=after.bytes,
+        float_bytes=before.bytes,
+        calibration=best.calibration.value,
+        calibration_images=0,
+        kept=best.keep,
+        choosing=(),
+        runtime=after.runtime,
+        threads=after.threads,
+        warnings=(),
+    )
+
+
+def _card(card: Card, best: _Candidate, scores: Scores, split: str, images: int) -> Card:
+    """The 8-bit model's own figures in place of its source's."""
+    figures = scores.to_json()
+    measured = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
+    provenance = {
+        **card.provenance,
+        "precision": "int8",
+        "calibration": f"{best.calibration.value}, {images} images of train",
+        "float32_layers": ", ".join(best.keep) or "none",
+        "judged": split,
+    }
+    return Card(card.classes, card.spec, {**card.metrics, **measured}, provenance)

@@ -1,0 +1,153 @@
+"""One writer for each engine. All write whole models with their card; none adds an NMS."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leandet.atomic import write_bytes, write_text
+from leandet.card import CARD_KEY, Card
+from leandet.detector.detector import Detector
+from leandet.errors import UserError
+from leandet.export.graph import ChannelsLast, Deployed, Everywhere
+from leandet.runtime.folder import CARD_FILE
+from leandet.runtime.layout import NCNN_BIN, NCNN_PARAM, OPENVINO_XML
+
+
+def write_onnx(detector: Detector, card: Card, path: Path) -> None:
+    """One ONNX file with a dynamic batch, the top-k in its graph and the card in its metadata."""
+    write_bytes(path, to_onnx(detector, card))
+
+
+def write_openvino(detector: Detector, card: Card, path: Path) -> None:
+    """A folder with OpenVINO's two files, float32, made from the same ONNX graph, and `card.json`."""
+    save_openvino(read_onnx_with_openvino(to_onnx(detector, card)), card, path)
+
+
+def read_onnx_with_openvino(content: bytes) -> Any:
+    """The `openvino.Model` of an ONNX file's bytes, its constants folded."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "model.onnx"
+        file.write_bytes(content)
+        return openvino.convert_model(file)
+
+
+def save_openvino(model: Any, card: Card, path: Path) -> None:
+    """Write an `openvino.Model` and its card as a new folder."""
+    import openvino
+
+    path.mkdir()
+    openvino.save_model(model, str(path / OPENVINO_XML), compress_to_fp16=False)
+    write_text(path / CARD_FILE, card.dump())
+
+
+def write_ncnn(detector: Detector, card: Card, path: Path) -> None:
+    """A folder with ncnn's two files, float32, converted by pnnx, and `card.json`; the host does the top-k."""
+    import pnnx
+
+    size = detector.spec.size
+    example = torch.zeros(1, 3, size.height, size.width)
+    path.mkdir()
+    with tempfile.TemporaryDirectory() as scratch, _quiet(), torch.no_grad():
+        work = Path(scratch)
+        pnnx.export(Everywhere(detector).eval(), str(work / "model.pt"), (example,), fp16=False, check_trace=False)
+        parts = {NCNN_PARAM: work / "model.ncnn.param", NCNN_BIN: work / "model.ncnn.bin"}
+        if not all(part.is_file() for part in parts.values()):
+            raise UserError("pnnx wrote no ncnn model; please report this network.")
+        for name, part in parts.items():
+            write_bytes(path / name, part.read_bytes())
+    write_text(path / CARD_FILE, card.dump())
+
+
+def write_litert(detector: Detector, card: Card, path: Path) -> None:
+    """One LiteRT file, float32, channels last; the host does the top-k. The card is an attached `card.json`.
+
+    Attached files are a zip archive after the model, as TensorFlow Lite's metadata documentation lays down.
+    """
+    with _quiet():
+        import litert_torch
+
+        size = detector.spec.size
+        example = torch.zeros(1, size.height, size.width, 3, dtype=torch.uint8)
+        converted = litert_torch.convert(ChannelsLast(Everywhere(detector)).eval(), (example,))
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "model.tflite"
+            converted.export(str(file))
+            content = file.read_bytes()
+    write_bytes(path, content + attached(card))
+
+
+def attached(card: Card) -> bytes:
+    """A zip archive that holds the card, to be appended to a LiteRT model."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(zipfile.ZipInfo(CARD_FILE), card.dump())  # ZipInfo has a fixed date: equal models, equal bytes
+    return archive.getvalue()
+
+
+def to_onnx(detector: Detector, card: Card) -> bytes:
+    """The bytes of the ONNX file: uint8 (B, 3, H, W) RGB in, boxes, scores and labels out, B dynamic.
+
+    Raises:
+        UserError: if PyTorch's exporter gives nothing.
+    """
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    size = detector.spec.size
+    example = torch.zeros(2, 3, size.height, size.width, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+            program = torch.onnx.export(
+                Deployed(detector).eval(),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["boxes", "scores", "labels"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            )
+    finally:
+        exporter.setLevel(level)
+    if program is None:
+        raise UserError("PyTorch's exporter returned no graph; please report this network.")
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = CARD_KEY, card.dump()
+    return bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Converters written in C++ talk on standard output, which belongs to `--json`: send both streams away."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logger = logging.getLogger()
+    level = logger.level
+    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():  # noqa: PTH123 (a path of the system)
+        warnings.simplefilter("ignore")
+        saved = os.dup(1), os.dup(2)
+        try:
+            logger.setLevel(logging.ERROR)
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            logger.setLevel(level)
+            for stream, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)

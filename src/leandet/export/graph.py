@@ -1,0 +1,68 @@
+"""What is exported: the detector with its batch-norms folded, the best chosen inside the graph or outside."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from leandet.detector.decode import Predictions, top_k
+from leandet.detector.detector import Detector
+from leandet.detector.spec import TOP_K
+
+
+class Deployed(nn.Module):
+    """The whole path: uint8 pixels in, the best detections out."""
+
+    def __init__(self, detector: Detector, k: int = TOP_K) -> None:
+        super().__init__()
+        self.detector, self.k = detector, k
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (B, 3, H, W) RGB -> boxes (B, k, 4) xyxy px, scores (B, k) descending, labels (B, k) int64."""
+        predictions: Predictions = self.detector(images)
+        return top_k(predictions.logits, predictions.boxes, self.k)
+
+
+class Everywhere(nn.Module):
+    """For engines without a top-k: what every location says, decoded; the host chooses (`leandet.runtime.topk`)."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) RGB in 0..255 -> logits (B, N, C), boxes (B, N, 4) xyxy px."""
+        predictions: Predictions = self.detector(images)
+        return predictions.logits, predictions.boxes
+
+
+class ChannelsLast(nn.Module):
+    """Takes pixels as (B, H, W, 3), the order in which pictures lie in memory and in which LiteRT computes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Pixels (B, H, W, 3) RGB in 0..255 -> what the inner module answers."""
+        answer: tuple[Tensor, ...] = self.inner(images.permute(0, 3, 1, 2))
+        return answer
+
+
+def folded(detector: Detector) -> Detector:
+    """A copy in evaluation mode whose batch-norms are part of the convolutions before them.
+
+    Exporters fold them too, but not where one convolution serves several levels, as in the head. A batch-norm that does
+    not directly follow a convolution in an `nn.Sequential` stays.
+    """
+    copied = copy.deepcopy(detector).eval()
+    for module in copied.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            convolution, norm = module[index], module[index + 1]
+            if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                module[index], module[index + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return copied
