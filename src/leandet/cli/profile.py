@@ -67,7 +67,7 @@ def _measure_file(path: Path, engine: Any, threads: int | None, seconds: float) 
     from leandet.cost.profile import EngineName, example, profile
     from leandet.detector.detector import Detector
     from leandet.detector.files import load_detector
-    from leandet.export import Deployed
+    from leandet.export.graph import Deployed
     from leandet.runtime.onnx import open_onnx
 
     graph = None
