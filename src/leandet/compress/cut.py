@@ -86,7 +86,7 @@ def mask(module: nn.Module, chosen: Plan) -> nn.Module:
     """A new module of the old widths in which every reader of a dropped channel has weight zero: what `cut` equals."""
     dropped = np.zeros(chosen.before.count, bool)
     dropped[chosen.dropped] = True
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     named = dict(module.named_parameters())
     for axis in chosen.before.axes.values():
         if axis.role is not Role.IN or not (gone := dropped[axis.nodes]).any():
