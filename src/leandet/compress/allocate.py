@@ -116,7 +116,8 @@ class Choice:
         scores = np.sort(self.scores)
         if relative:
             scores = scores / max(float(scores.mean()), 1e-30)
-        return np.asarray(scores.reshape(self.group.steps, -1).mean(1), np.float64)
+        prices: Strengths = scores.reshape(self.group.steps, -1).mean(1)
+        return prices
 
 
 def choices(

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,7 +133,7 @@ def merge(a: Tensor, b: Tensor) -> Merged | None:
     """Line two operands up; None where each is repeated over the other's channels (an outer product)."""
     rank = max(a.dim(), b.dim())
     a, b = (x[(None,) * (rank - x.dim())] for x in (a, b))
-    shape = torch.Size(np.broadcast_shapes(tuple(a.shape), tuple(b.shape)))
+    shape = tuple(y if x == 1 else x for x, y in zip(a.shape, b.shape, strict=True))
     small_a, small_b = compact(a), compact(b)
     over_a, over_b = _spreads(a, small_a, small_b), _spreads(b, small_b, small_a)
     nothing = torch.empty((2, 0), dtype=torch.int64, device="cpu")
@@ -144,7 +143,7 @@ def merge(a: Tensor, b: Tensor) -> Merged | None:
         return Merged(b.expand(shape), nothing, small_a.reshape(-1))
     if over_b:
         return Merged(a.expand(shape), nothing, small_b.reshape(-1))
-    common = torch.Size(np.broadcast_shapes(tuple(small_a.shape), tuple(small_b.shape)))
+    common = [y if x == 1 else x for x, y in zip(small_a.shape, small_b.shape, strict=True)]
     one, two = small_a.expand(common), small_b.expand(common)
     merged = torch.where(one == FIXED, two, one)
     return Merged(merged.expand(shape), torch.stack([one.reshape(-1), two.reshape(-1)]), None)

@@ -150,7 +150,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operation, then move the labels as it moved the elements."""
-        args, named = tree_map(_onto_meta, args), dict(tree_map(_onto_meta, dict(kwargs or {})))
+        args = tree_map(_onto_meta, args)
+        named: dict[str, Any] = tree_map(_onto_meta, dict(kwargs or {}))
         result = func(*args, **named)
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             self._find(func)(self, func, args, named, result)
