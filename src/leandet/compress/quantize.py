@@ -27,6 +27,8 @@ from leandet.runtime.bench import BenchRow, bench
 MAX_DROP = 0.005
 CALIBRATION_IMAGES = 64
 SENSITIVITY_IMAGES = 4
+MAX_SPREAD = 2.0  # p90 over p50: beyond it other programs had the cores, and no time is worth judging by
+MAX_GAIN = 8.0  # eight-bit arithmetic gains four times at most; a larger gain is another program's doing
 CHOOSING_IMAGES = 300  # AP of the candidates is measured on so many; the last judgement is on the whole split
 BENCH_SECONDS = 4.0
 Tell = Callable[[str], None]
@@ -268,6 +270,11 @@ def _judged(
         reasons.append(f"it loses {lost:.4f} AP, more than {max_drop:g}")
     if after.p50_ms >= before.p50_ms:
         reasons.append(f"it is not faster, {after.p50_ms:.2f} ms instead of {before.p50_ms:.2f} ms")
+    if (spread := max(row.p90_ms / row.p50_ms for row in rows)) > MAX_SPREAD or before.p50_ms > MAX_GAIN * after.p50_ms:
+        reasons.append(
+            f"the machine was too busy to time them (p90 {spread:.1f} times p50, "
+            f"{before.p50_ms:.2f} ms against {after.p50_ms:.2f} ms): measure again when it is quiet"
+        )
     return Quantized(
         path=out,
         accepted=not reasons,
