@@ -6,7 +6,7 @@ import torchvision
 from torch import Tensor, nn
 
 from leandet import nets
-from leandet.compress import recalibrate, verify
+from leandet.compress import prune, recalibrate, verify
 from leandet.compress.channels import analyse
 from leandet.compress.cut import cut, plan
 from leandet.detector.detector import Detector
@@ -68,6 +68,16 @@ def test_detectors(name):
     detector = Detector(Spec(name, 3, Size(SIDE, SIDE), width=16))
     pictures = torch.randint(0, 256, (4, 3, SIDE, SIDE), dtype=torch.uint8)
     proven(detector, pictures)
+
+
+def test_what_the_network_returns_stays_as_wide_even_where_it_is_read_again():
+    """A backbone's features are its outputs, and the input of its next stage."""
+    backbone = nets.backbone("mobilenet_v1_025")
+    channels = [tap.channels for tap in backbone.taps]
+    pruned = prune(backbone, noise()[:1], 0.5)
+    assert isinstance(pruned, nets.Backbone)
+    assert [tap.channels for tap in pruned.taps] == channels
+    assert len(pruned.get_submodule("conv_stem").weight) == 4
 
 
 class Chunk(nn.Module):

@@ -237,9 +237,10 @@ def _counts(recording: Recording, channels: Channels, of_channel: Nodes) -> dict
 
 
 def _group(counts: Mapping[Axis, int], members: Nodes, reason: Reason | None, taken: Iterable[str]) -> Group | None:
-    """The group of these channels; None where no layer makes them or none reads them."""
+    """The group of these channels; None where no layer makes them or nothing reads them."""
     makers = [axis for axis in counts if axis.role is Role.OUT]
-    if not makers or not any(axis.role is Role.IN for axis in counts):
+    lost = reason is not None and not reason.natural  # its readers lie behind the operation that cannot be followed
+    if not makers or not (lost or any(axis.role is Role.IN for axis in counts)):
         return None
     makers.sort(key=lambda axis: (counts[axis] != axis.size, axis.base))  # a layer that makes nothing else first
     steps = len(members)

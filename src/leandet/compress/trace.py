@@ -129,10 +129,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def following(self, module: nn.Module) -> Iterator[None]:
         """Keep track of which submodule is running."""
+
+        def leave(*_: object) -> None:  # whatever a hook returns would replace the module's output
+            self._stack.pop()
+
         handles = []
         for name, part in module.named_modules():
             handles.append(part.register_forward_pre_hook(lambda *_, name=name: self._stack.append(name)))
-            handles.append(part.register_forward_hook(lambda *_: self._stack.pop() and None))
+            handles.append(part.register_forward_hook(leave))
         try:
             yield
         except Exception:
@@ -251,7 +255,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def reason(self, func: OpOverload, what: str) -> Reason:
         """A reason that names the operation and the module that runs."""
-        return Reason(f"{func.overloadpacket} in {self._stack[-1] if self._stack else 'the network'} {what}")
+        return Reason(f"{func.overloadpacket} in {(self._stack and self._stack[-1]) or 'the network'} {what}")
 
     def unknown(self, func: OpOverload, args: Any, what: str = "cannot be followed") -> None:
         """Freeze whatever the operation touches; its results are FIXED."""
