@@ -15,7 +15,8 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.export import Deployed, export_onnx
+from leandet.export import export_onnx
+from leandet.export.graph import Deployed
 from leandet.preprocess import Size
 
 
