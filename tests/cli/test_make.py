@@ -12,7 +12,7 @@ from torch import nn
 
 from leandet import pipeline
 from leandet.card import Card
-from leandet.cli import app, make
+from leandet.cli import app, deploy, make
 from leandet.cli.make import milliseconds
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector
@@ -115,7 +115,7 @@ def labelled(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    make.export_command(model, out=path, as_json=True)
+    deploy.export_command(model, out=path, as_json=True)
     return path
 
 
