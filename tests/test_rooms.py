@@ -31,7 +31,7 @@ ROOMS = [
     "evaluate",
     "learn",
     "export",
-    "compress",
+    "quantize",
     "report",
     "pipeline",
     "cli",

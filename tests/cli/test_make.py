@@ -12,7 +12,7 @@ from torch import nn
 
 from leandet import pipeline
 from leandet.card import Card
-from leandet.cli import app, deploy, make
+from leandet.cli import app, deploy
 from leandet.cli.make import milliseconds
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from leandet.compress.quantize import Quantized
     from leandet.data.sample import Dataset
     from leandet.preprocess import Size
+    from leandet.quantize.quantize import Quantized
 
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -67,9 +67,9 @@ def quantize_command(
     as_json: Json = False,
 ) -> None:
     """Quantise to INT8; a result that is slower or loses more than --max-drop is refused with the figures."""
-    from leandet.compress.quantize import quantize, refusal
     from leandet.data.read import read
     from leandet.export import SUFFIXES
+    from leandet.quantize.quantize import quantize, refusal
 
     if to not in ("onnx", "openvino"):
         raise UserError(f"--to must be onnx or openvino, not {to!r}.")

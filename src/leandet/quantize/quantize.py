@@ -13,7 +13,6 @@ import numpy as np
 
 from leandet.atomic import staged
 from leandet.card import Card
-from leandet.compress.qdq import Calibration, Images, OnnxQuantizer, worst
 from leandet.data.image import load_image
 from leandet.data.sample import Dataset, Sample
 from leandet.errors import UserError
@@ -21,6 +20,7 @@ from leandet.evaluate import check_classes, evaluate
 from leandet.machine import lacks_int8_dot
 from leandet.metrics import Scores
 from leandet.preprocess import Size, letterbox
+from leandet.quantize.qdq import Calibration, Images, OnnxQuantizer, worst
 from leandet.runtime import model_bytes, open_runtime
 from leandet.runtime.bench import BenchRow, bench
 
@@ -206,7 +206,7 @@ def _quantizer(model: Path, base: Path, onnx_quantizer: OnnxQuantizer, images: I
         shutil.copyfile(model, base)
         return onnx_quantizer
     if base.suffix == ".openvino":
-        from leandet.compress.openvino_int8 import OpenVinoQuantizer
+        from leandet.quantize.openvino_int8 import OpenVinoQuantizer
 
         return OpenVinoQuantizer(model, base, images, card, onnx_quantizer.layers)
     raise UserError(f"INT8 is written for .onnx and .openvino, not for {base.suffix or 'a name without a suffix'}.")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leandet.card import Card
-from leandet.compress.qdq import Calibration, Images
 from leandet.export.formats import read_onnx_with_openvino, save_openvino
+from leandet.quantize.qdq import Calibration, Images
 from leandet.runtime.onnx import INPUT
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
