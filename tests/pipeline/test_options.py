@@ -54,8 +54,8 @@ def test_fewer_images_are_shown_more_often():
     epochs = [default_epochs(n) for n in range(2000)]
     assert epochs == sorted(epochs, reverse=True)
     assert (min(epochs), max(epochs)) == (12, 120)
-    for n in range(126, 1250):
-        assert epochs[n] == math.ceil(15000 / n)
+    for n in range(184, 1833):
+        assert epochs[n] == math.ceil(22000 / n)
 
 
 @pytest.mark.parametrize(
