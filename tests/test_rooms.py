@@ -17,6 +17,8 @@ ROOMS = [
     "atomic",
     "machine",
     "cache",
+    "engines",
+    "exporter",
     "detections",
     "preprocess",
     "detector.spec",  # what is built, free of torch: the card describes it, and the detector is built from it
@@ -39,7 +41,7 @@ ROOMS = [
 ]
 TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx"}
 EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision"}
-EDGE_ROOMS = {"errors", "atomic", "machine", "detections", "preprocess", "detector.spec", "card", "data"} | {
+EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",
     "runtime",
     "evaluate",

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from leandet import pipeline
 from leandet.card import Card
 from leandet.cli import app, deploy
 from leandet.cli.make import milliseconds
+from leandet.compress import recalibrate
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector
 from leandet.detector.files import save_detector
@@ -45,17 +45,6 @@ def leandet(monkeypatch, capsys):
     return call
 
 
-def calibrated(detector: Detector, images: torch.Tensor) -> Detector:
-    """Norms that fit the pictures: with those of a fresh network hardly anything passes, and every test is idle."""
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            module.reset_running_stats()
-    with torch.no_grad():
-        detector.train()(images)
-    return detector.eval()
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A detector with scores and boxes that depend on the picture, untrained."""
@@ -65,7 +54,7 @@ def model(tmp_path_factory):
     with torch.no_grad():
         detector.head.classify[-1].weight.normal_(std=0.5)
     views = [cv2.resize(generator.integers(0, 256, (6, 8, 3), np.uint8), (64, 64)) for _ in range(16)]
-    detector = calibrated(detector, torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2)))
+    detector = recalibrate(detector, [torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2))])
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_detector(detector, Card(CLASSES, detector.spec), path)
     return path

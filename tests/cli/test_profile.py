@@ -15,7 +15,7 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.export import export_onnx
+from leandet.export import export
 from leandet.export.graph import Deployed
 from leandet.preprocess import Size
 
@@ -59,7 +59,7 @@ def files(tmp_path_factory):
     card = Card(("a", "b"), spec)
     save_detector(detector, card, folder / "model.safetensors")
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), np.uint8)
-    export_onnx(detector, card, folder / "model.onnx", pictures)
+    export(detector, card, folder / "model.onnx", pictures)
     return folder, count(Deployed(detector), torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
+from leandet.compress import recalibrate
 from leandet.data.batch import Targets
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
@@ -22,17 +22,6 @@ BACKBONES = [
 HEIGHT, WIDTH = 64, 96
 BOXES = [torch.tensor([[4.0, 4, 60, 60], [50, 20, 90, 44]]), torch.tensor([[30.0, 10, 42, 21]])]
 LABELS = [torch.tensor([0, 2]), torch.tensor([1])]
-
-
-def calibrated(detector: Detector, images: torch.Tensor) -> Detector:
-    """Norms that fit the pictures: with those of a fresh network hardly anything passes, and every test is idle."""
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            module.reset_running_stats()
-    with torch.no_grad():
-        detector.train()(images)
-    return detector.eval()
 
 
 def pictures(count: int) -> torch.Tensor:
@@ -66,7 +55,7 @@ def test_every_parameter_learns(detector):
 @torch.inference_mode()
 def test_a_batch_answers_as_its_images_alone_do(detector):
     images = pictures(3)
-    calibrated(detector, pictures(6))
+    recalibrate(detector, [pictures(6)])
     together = detector(images)
     assert together.boxes.std(dim=0).max() > 0.5  # the pictures do matter
     for i in range(3):

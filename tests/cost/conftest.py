@@ -1,17 +1,6 @@
-"""One thread, and a cache folder of the tests' own."""
-
-from collections.abc import Iterator
+"""A cache folder of the tests' own."""
 
 import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,24 +1,13 @@
 import pytest
 import torch
-from torch import nn
 
+from leandet.compress import recalibrate
 from leandet.detector.detector import MEAN, STD, Detector
 from leandet.detector.head import PRIOR, Head
 from leandet.detector.spec import Spec
 from leandet.preprocess import Size
 
 SIZE = Size(64, 96)
-
-
-def calibrated(detector: Detector, images: torch.Tensor) -> Detector:
-    """Norms that fit the pictures: with those of a fresh network hardly anything passes, and every test is idle."""
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            module.reset_running_stats()
-    with torch.no_grad():
-        detector.train()(images)
-    return detector.eval()
 
 
 def tiny(**changes: object) -> Detector:
@@ -36,7 +25,7 @@ def pictures(count: int, height: int = 64, width: int = 96) -> torch.Tensor:
 @torch.inference_mode()
 def test_bytes_and_floats_give_the_same_answer():
     images = pictures(2)
-    detector = calibrated(tiny(), images)
+    detector = recalibrate(tiny(), [images])
     for a, b in zip(detector(images), detector(images.float()), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -46,7 +35,7 @@ def test_normalisation_is_torchvisions():
     from torchvision.transforms.v2.functional import normalize, to_dtype
 
     images = pictures(2)
-    detector = calibrated(tiny(), images)
+    detector = recalibrate(tiny(), [images])
     normal = normalize(to_dtype(images, torch.float32, scale=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for a, b in zip(detector.features(images), detector.neck(detector.backbone(normal)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
@@ -93,7 +82,7 @@ def test_an_untrained_head_is_sure_of_nothing():
 @torch.inference_mode()
 def test_a_batch_answers_as_its_images_alone_do():
     images = pictures(4)
-    detector = calibrated(tiny(), images)
+    detector = recalibrate(tiny(), [images])
     together = detector(images)
     assert together.boxes.std(dim=0).max() > 0.5  # the pictures do matter
     for i in range(4):

@@ -4,10 +4,10 @@ import struct
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import leandet
 from leandet.card import CARD_KEY, Card
+from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, read_card, save_detector
 from leandet.detector.spec import Spec
@@ -17,22 +17,11 @@ from leandet.preprocess import Size
 CLASSES = ("a", "b", "ü")
 
 
-def calibrated(detector: Detector, images: torch.Tensor) -> Detector:
-    """Norms that fit the pictures: with those of a fresh network hardly anything passes, and every test is idle."""
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            module.reset_running_stats()
-    with torch.no_grad():
-        detector.train()(images)
-    return detector.eval()
-
-
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(0)
     made = Detector(Spec("mobilenet_v2_035", 3, Size(64, 96), width=16))
-    return calibrated(made, torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8))
+    return recalibrate(made, [torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8)])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from leandet.card import Card
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
-from leandet.export import export_onnx
+from leandet.export import export
 from leandet.preprocess import Size
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def model(tmp_path_factory):
     spec = Spec("mobilenet_v2_035", 2, Size(64, 64), width=16)
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
-    export_onnx(Detector(spec).eval(), Card(("cat", "dog"), spec), path, images)
+    export(Detector(spec).eval(), Card(("cat", "dog"), spec), path, images)
     return path
 
 

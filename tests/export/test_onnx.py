@@ -5,14 +5,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 from leandet.card import CARD_KEY, Card
+from leandet.compress import recalibrate
 from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export_onnx, formats
+from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export, formats
 from leandet.learn.loss import Criterion
 from leandet.preprocess import Size
 from leandet.runtime import RawOutput, open_runtime
@@ -25,17 +25,6 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE.height, SIZE.width), np.uint8)
 
 
-def calibrated(detector: Detector, images: torch.Tensor) -> Detector:
-    """Norms that fit the pictures: with those of a fresh network hardly anything passes, and every test is idle."""
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            module.reset_running_stats()
-    with torch.no_grad():
-        detector.train()(images)
-    return detector.eval()
-
-
 @pytest.fixture(scope="module")
 def detector():
     torch.set_num_threads(1)
@@ -45,7 +34,7 @@ def detector():
         made.head.classify[-1].weight.normal_(std=0.5)  # scores that differ, some of them sure
         made.head.classify[-1].bias.fill_(-1.0)
         made.head.regress[-1].weight.normal_(std=0.1)
-    return calibrated(made, torch.from_numpy(pictures(16, 100)))
+    return recalibrate(made, [torch.from_numpy(pictures(16, 100))])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +45,7 @@ def card(detector):
 @pytest.fixture(scope="module")
 def exported(detector, card, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    return path, export_onnx(detector, card, path, pictures(2))
+    return path, export(detector, card, path, pictures(2))
 
 
 def torch_says(detector: Detector, images: np.ndarray) -> RawOutput:
@@ -212,7 +201,7 @@ def test_a_graph_that_differs_is_not_written(detector, card, exported, tmp_path,
     path = tmp_path / "model.onnx"
     path.write_bytes(b"what was there before")
     with pytest.raises(UserError, match="was not written"):
-        export_onnx(detector, card, path, pictures(2))
+        export(detector, card, path, pictures(2))
     assert path.read_bytes() == b"what was there before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leandet.cli.arguments import Json, Threads
+
 if TYPE_CHECKING:
     from leandet.compress import Verification
 
 
 def verify_command(
     model: Annotated[Path, typer.Argument(help="A .safetensors detector.")],
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Prove that the detector can be pruned exactly: every channel group, masked and cut, compared in float64."""
     import torch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leandet.cli.arguments import Json, Seed
 from leandet.data.layout import Layout
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ data_app = typer.Typer(help="Check, convert, split and look at labelled images."
 
 Data = Annotated[Path, typer.Argument(help="A folder, a COCO .json or a YOLO data.yaml.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same choice.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Pictures decoded at a time.", show_default=False)
 ]
@@ -29,7 +28,7 @@ _SHOWN = 20  # problems printed for a person; --json has them all
 
 
 @data_app.command("check")
-def check_data(data: Data, as_json: AsJson = False, threads: Threads = None) -> None:
+def check_data(data: Data, as_json: Json = False, threads: Threads = None) -> None:
     """Say what is in a data set, what is wrong with it and on how many images it trains."""
     _, report = _read(data, make_splits=True, threads=threads)
     _print_report(_console(), report)
@@ -42,7 +41,7 @@ def convert_data(
     data: Data,
     to: Annotated[Layout, typer.Option("--to", help="The layout to write.", show_default=False)],
     out: Out,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Write a data set in another layout; splits stay as they are."""
     from leandet.data.convert import convert
@@ -59,7 +58,7 @@ def split_data(
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Part of all images for val.")] = 0.2,
     test_fraction: Annotated[float, typer.Option("--test-fraction", help="Part of all images for test.")] = 0.0,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Divide a data set anew into train, val and test, and write it in COCO layout."""
     from leandet.data.convert import convert
@@ -79,7 +78,7 @@ def show_data(
     count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Write pictures with their labels drawn on them."""
     from leandet.data.show import show

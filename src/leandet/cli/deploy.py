@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leandet.cli.arguments import Json, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from leandet.preprocess import Size
     from leandet.quantize.quantize import Quantized
 
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 PARITY_IMAGES = 8
 
 
@@ -81,7 +80,7 @@ def quantize_command(
     dataset, _ = read(data)
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         source = _as_onnx(model, dataset, Path(scratch))
-        result = quantize(source, dataset, path, max_drop=max_drop, force=force, threads=threads, tell=_tell)
+        result = quantize(source, dataset, path, max_drop=max_drop, force=force, threads=threads, tell=tell)
     if not (result.accepted or force):
         raise UserError(refusal(result))
     _report(result, as_json=as_json)
@@ -92,11 +91,11 @@ def _as_onnx(model: Path, dataset: Dataset, scratch: Path) -> Path:
     if model.suffix != ".safetensors":
         return model
     from leandet.detector.files import load_detector
-    from leandet.export import export_onnx
+    from leandet.export import export
 
     detector, card = load_detector(model)
     path = scratch / "model.onnx"
-    export_onnx(detector, card, path, _letterboxed(dataset, card.spec.size))
+    export(detector, card, path, _letterboxed(dataset, card.spec.size))
     return path
 
 
@@ -107,10 +106,6 @@ def _report(result: Quantized, *, as_json: bool) -> None:
     typer.echo(f"{result.path}: {result.summary()}")
     if result.reasons:
         typer.echo(f"forced, although {' and '.join(result.reasons)}")
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _real(data: Path, size: Size) -> npt.NDArray[np.uint8]:

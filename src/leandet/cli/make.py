@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leandet.cli.arguments import Json, Seed, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ Epochs = Annotated[
     int | None, typer.Option(help="Passes over the training images; chosen by their number if left out.", min=1)
 ]
 Batch = Annotated[int, typer.Option(min=1, max=4096, help="Images in a training step.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same choice.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; all usable cores if left out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted work in --out.")]
 Split = Annotated[str | None, typer.Option(help="Which split: train, val or test; test if there is one, else val.")]
 
@@ -44,11 +41,6 @@ def milliseconds(text: str) -> float:
     if match is None or not float(match[1]) > 0:
         raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
     return float(match[1]) * (1000 if match[2] == "s" else 1)
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def build_command(
@@ -88,7 +80,7 @@ def build_command(
         epochs = epochs or DEMO_EPOCHS
     limit = None if budget is None else milliseconds(budget)
     options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit)
-    result = build(options, resume=resume, tell=_tell)
+    result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
     else:
@@ -141,7 +133,7 @@ def train_command(
     from leandet.pipeline import Options, train_only
 
     options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads)
-    row = train_only(options, resume=resume, tell=_tell)
+    row = train_only(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(row))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.run import Json, Threads
+from leandet.cli.arguments import Json, Threads
 from leandet.errors import UserError
 
 if TYPE_CHECKING:

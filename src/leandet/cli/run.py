@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leandet.cli.arguments import Json, Threads
+
 if TYPE_CHECKING:
     from leandet.runtime.bench import BenchReport
-
-Threads = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def detect_command(

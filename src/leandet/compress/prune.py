@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from leandet.compress.allocate import (
-    Choice,
     Costs,
     Kept,
     Quantity,
@@ -154,6 +153,3 @@ def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan,
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)
     ]
     return Pruned(new, widths, fixed, chosen.unmatched, *shares)
-
-
-__all__ = ["Choice", "Pruned", "Remembers", "prune", "shrink"]

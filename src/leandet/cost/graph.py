@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import onnx
-import torch
 from torch import Tensor, nn
 
-from leandet.errors import UserError
+from leandet.exporter import exported
 from leandet.nets.mode import untouched
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter writes the modules that a node came from
-IMAGES = "images"
 
 
 def to_onnx(module: nn.Module, example_input: Tensor) -> onnx.ModelProto:
-    """The ONNX graph of a module for one input shape, as PyTorch's exporter writes it.
-
-    Args:
-        module: any exportable module; left as it was.
-        example_input: its argument; every size is fixed in the graph.
+    """The ONNX graph of a module in evaluation mode, every size fixed; the module is left as it was.
 
     Raises:
         UserError: if PyTorch returns no graph.
     """
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with untouched(module), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-            program = torch.onnx.export(module, (example_input,), dynamo=True, verbose=False, input_names=[IMAGES])
-    finally:
-        exporter.setLevel(level)
-    if program is None:
-        raise UserError("PyTorch's exporter returned no graph; please report this network.")
-    return program.model_proto
+    with untouched(module):
+        return exported(module, example_input)
 
 
 def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ import onnxruntime
 
 from leandet.cost.graph import Graph, Node
 from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, random_input, take_turns
+from leandet.engines import onnx_options
 
 NCHWC = "_nchwc"  # ONNX Runtime names a convolution in its blocked layout after the tensor that it made, plus this
 REORDERS = ("ReorderInput", "ReorderOutput")
@@ -46,12 +47,12 @@ class OnnxEngine:
         content = self.graph.model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="leandet-profile-") as folder:
             optimised = Path(folder) / "optimised.onnx"
-            profiling = session_options(self.threads)
+            profiling = onnx_options(self.threads)
             profiling.optimized_model_filepath = str(optimised)
             profiling.enable_profiling = True
             profiling.profile_file_prefix = str(Path(folder) / "events")
             profiled = open_session(content, profiling)
-            whole = open_session(content, session_options(self.threads))
+            whole = open_session(content, onnx_options(self.threads))
             feed = {
                 value.name: random_input(value.shape, onnx.helper.tensor_dtype_to_np_dtype(elem).type)
                 for value, elem in zip(profiled.get_inputs(), self._element_types(), strict=True)
@@ -78,16 +79,6 @@ class OnnxEngine:
         if node.op_type in REORDERS:
             return (), tracer.near(node)
         return tracer.anchors(node), None
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """The options that a detector runs with: one call at a time, idle threads not spinning."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
 
 
 def open_session(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -154,7 +145,7 @@ def event_cost(threads: int) -> EventCost:
 
 
 def _unoptimised(threads: int) -> onnxruntime.SessionOptions:
-    options = session_options(threads)
+    options = onnx_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

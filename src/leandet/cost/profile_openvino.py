@@ -10,6 +10,7 @@ import onnx
 
 from leandet.cost.graph import Graph
 from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, random_input, take_turns
+from leandet.engines import openvino_settings
 
 ORIGINAL = "originalLayersNames"  # the plan's note of the layers fused into a step
 UNTRACED = frozenset({"Parameter", "Const", "Constant", "Input", "Output", "Result"})
@@ -38,8 +39,8 @@ class OpenvinoEngine:
 
         core = openvino.Core()
         model = core.read_model(self.graph.model.SerializeToString())
-        plain = core.compile_model(model, "CPU", compile_options(self.threads)).create_infer_request()
-        counting = core.compile_model(model, "CPU", {**compile_options(self.threads), "PERF_COUNT": True})
+        plain = core.compile_model(model, "CPU", openvino_settings(self.threads)).create_infer_request()
+        counting = core.compile_model(model, "CPU", {**openvino_settings(self.threads), "PERF_COUNT": True})
         request = counting.create_infer_request()
         feed = {
             name: random_input(self.graph.shape(name), onnx.helper.tensor_dtype_to_np_dtype(elem).type)
@@ -91,16 +92,6 @@ class OpenvinoEngine:
             if text in self.graph.nodes or made_by is not None:
                 found.append(text if made_by is None else made_by.name)
         return tuple(dict.fromkeys(found))
-
-
-def compile_options(threads: int) -> dict[str, object]:
-    """One call at a time, as fast as it goes, in float32."""
-    return {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
 
 
 def _originals(op: Any, name: str) -> list[str]:

@@ -20,6 +20,7 @@ import onnx
 from leandet import atomic
 from leandet.cache import cache_folder
 from leandet.cost.graph import Graph
+from leandet.engines import onnx_options, openvino_settings
 from leandet.machine import describe_machine
 
 SIDE = 1024  # of the square matrices whose product is the peak
@@ -141,20 +142,18 @@ def _product_graph() -> Graph:
 
 
 def _product_onnx(threads: int) -> Callable[[], object]:
-    from leandet.cost.profile_onnx import open_session, session_options
+    from leandet.cost.profile_onnx import open_session
 
-    session, feed = open_session(_product_graph().model.SerializeToString(), session_options(threads)), _matrices()
+    session, feed = open_session(_product_graph().model.SerializeToString(), onnx_options(threads)), _matrices()
     return lambda: session.run(None, feed)
 
 
 def _product_openvino(threads: int) -> Callable[[], object]:
     import openvino
 
-    from leandet.cost.profile_openvino import compile_options
-
     core = openvino.Core()
     model = core.read_model(_product_graph().model.SerializeToString())
-    request, feed = core.compile_model(model, "CPU", compile_options(threads)).create_infer_request(), _matrices()
+    request, feed = core.compile_model(model, "CPU", openvino_settings(threads)).create_infer_request(), _matrices()
     return lambda: request.infer(feed)
 
 

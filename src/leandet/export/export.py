@@ -67,8 +67,3 @@ def export(detector: Detector, card: Card, path: Path, images: npt.NDArray[np.ui
                 "network."
             )
     return difference
-
-
-def export_onnx(detector: Detector, card: Card, path: Path, images: npt.NDArray[np.uint8]) -> Parity:
-    """`export` to ONNX, the format that the base install runs."""
-    return export(detector, card, path, images, "onnx")

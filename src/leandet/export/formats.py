@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from leandet.atomic import write_bytes, write_text
@@ -21,6 +22,7 @@ from leandet.card import CARD_KEY, Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.graph import ChannelsLast, Deployed, Everywhere
+from leandet.exporter import exported
 from leandet.runtime.folder import CARD_FILE
 from leandet.runtime.layout import NCNN_BIN, NCNN_PARAM, OPENVINO_XML
 
@@ -61,7 +63,7 @@ def write_ncnn(detector: Detector, card: Card, path: Path) -> None:
     size = detector.spec.size
     example = torch.zeros(1, 3, size.height, size.width)
     path.mkdir()
-    with tempfile.TemporaryDirectory() as scratch, _quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as scratch, silenced(), torch.no_grad():
         work = Path(scratch)
         pnnx.export(Everywhere(detector).eval(), str(work / "model.pt"), (example,), fp16=False, check_trace=False)
         parts = {NCNN_PARAM: work / "model.ncnn.param", NCNN_BIN: work / "model.ncnn.bin"}
@@ -77,7 +79,7 @@ def write_litert(detector: Detector, card: Card, path: Path) -> None:
 
     Attached files are a zip archive after the model, as TensorFlow Lite's metadata documentation lays down.
     """
-    with _quiet():
+    with silenced():
         import litert_torch
 
         size = detector.spec.size
@@ -104,35 +106,36 @@ def to_onnx(detector: Detector, card: Card) -> bytes:
     Raises:
         UserError: if PyTorch's exporter gives nothing.
     """
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
     size = detector.spec.size
-    example = torch.zeros(2, 3, size.height, size.width, dtype=torch.uint8)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-            program = torch.onnx.export(
-                Deployed(detector).eval(),
-                (example,),
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=["boxes", "scores", "labels"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-            )
-    finally:
-        exporter.setLevel(level)
-    if program is None:
-        raise UserError("PyTorch's exporter returned no graph; please report this network.")
-    model = program.model_proto
-    entry = model.metadata_props.add()
-    entry.key, entry.value = CARD_KEY, card.dump()
+    model = exported(
+        Deployed(detector).eval(),
+        torch.zeros(2, 3, size.height, size.width, dtype=torch.uint8),
+        outputs=["boxes", "scores", "labels"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+    )
+    stamp(model, card)
     return bytes(model.SerializeToString())
 
 
+def stamp(model: onnx.ModelProto, card: Card) -> None:
+    """Put the card into a graph's metadata, in place of whatever it says of itself."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = CARD_KEY, card.dump()
+
+
+def replace_card(path: Path, card: Card) -> None:
+    """Give an `.onnx` file or a model folder another card, in place."""
+    if path.is_dir():
+        write_text(path / CARD_FILE, card.dump())
+        return
+    model = onnx.load(path)
+    stamp(model, card)
+    write_bytes(path, model.SerializeToString())
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Converters written in C++ talk on standard output, which belongs to `--json`: send both streams away."""
     sys.stdout.flush()
     sys.stderr.flush()

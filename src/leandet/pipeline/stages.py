@@ -20,7 +20,7 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
-from leandet.export import export_onnx
+from leandet.export import export
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.machine import versions
@@ -180,7 +180,7 @@ class Export:
         pictures = [letterbox(load_image(s.image), detector.spec.size)[0].transpose(2, 0, 1) for s in samples]
         while len(pictures) < 2:
             pictures.append(pictures[0])
-        parity = export_onnx(detector, card, work.path(ONNX), np.stack(pictures))
+        parity = export(detector, card, work.path(ONNX), np.stack(pictures))
         described = describe(work, work.path(ONNX), detector)
         return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from leandet.card import Card
-from leandet.export.formats import read_onnx_with_openvino, save_openvino
+from leandet.export.formats import read_onnx_with_openvino, save_openvino, silenced
 from leandet.quantize.qdq import Calibration, Images
 from leandet.runtime.onnx import INPUT
 
@@ -44,19 +43,19 @@ class OpenVinoQuantizer:
             calibration: the range of an activation: all that was seen, or without the outermost values.
             keep: layers left in float32.
         """
-        import nncf
+        with silenced():
+            import nncf
 
-        nncf.set_log_level(logging.ERROR)
-        model = read_onnx_with_openvino(self._content)
-        kept = {node for layer in keep for node in self._layers[layer]}
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(list(self._images), _feed),
-            preset=nncf.QuantizationPreset.MIXED,  # unsigned activations where they are not negative
-            subset_size=len(self._images),
-            ignored_scope=nncf.IgnoredScope(names=_ignored(model, kept), validate=False),
-            advanced_parameters=_ranges(calibration),
-        )
+            model = read_onnx_with_openvino(self._content)
+            kept = {node for layer in keep for node in self._layers[layer]}
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(list(self._images), _feed),
+                preset=nncf.QuantizationPreset.MIXED,  # unsigned activations where they are not negative
+                subset_size=len(self._images),
+                ignored_scope=nncf.IgnoredScope(names=_ignored(model, kept), validate=False),
+                advanced_parameters=_ranges(calibration),
+            )
         save_openvino(quantized, card, path)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leandet.atomic import write_bytes
-from leandet.card import CARD_KEY, Card
+from leandet.card import Card
+from leandet.export.formats import stamp
 from leandet.runtime.onnx import INPUT
 
 Images = Sequence[npt.NDArray[np.uint8]]  # each (1, 3, H, W) RGB, letterboxed
@@ -88,9 +89,7 @@ class OnnxQuantizer:
             keep: layers left in float32.
         """
         model = self._quantized(calibration, self._nodes - self._nodes_of(keep))
-        del model.metadata_props[:]
-        entry = model.metadata_props.add()
-        entry.key, entry.value = CARD_KEY, card.dump()
+        stamp(model, card)
         write_bytes(path, model.SerializeToString())
 
     def sensitivities(self, calibration: Calibration, images: Images) -> dict[str, float]:
@@ -194,8 +193,3 @@ def _answers(model: onnx.ModelProto, ends: Sequence[str], images: Images) -> lis
 
 def _error(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
     return float(np.square(found - wanted).sum() / max(float(np.square(wanted).sum()), 1e-12))
-
-
-def worst(sensitivities: Mapping[str, float], count: int) -> list[str]:
-    """The `count` most sensitive layers."""
-    return sorted(sensitivities, key=lambda layer: -sensitivities[layer])[:count]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,20 +17,20 @@ from leandet.data.image import load_image
 from leandet.data.sample import Dataset, Sample
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
+from leandet.export.formats import replace_card
 from leandet.machine import lacks_int8_dot
 from leandet.metrics import Scores
 from leandet.preprocess import Size, letterbox
-from leandet.quantize.qdq import Calibration, Images, OnnxQuantizer, worst
+from leandet.quantize.qdq import Calibration, Images, OnnxQuantizer
 from leandet.runtime import model_bytes, open_runtime
-from leandet.runtime.bench import BenchRow, bench
+from leandet.runtime.bench import BenchReport, bench
+from leandet.runtime.runtime import Runtime
 
 MAX_DROP = 0.005
 CALIBRATION_IMAGES = 64
 SENSITIVITY_IMAGES = 4
-MAX_SPREAD = 2.0  # p90 over p50: beyond it other programs had the cores, and no time is worth judging by
-MAX_GAIN = 8.0  # eight-bit arithmetic gains four times at most; a larger gain is another program's doing
 CHOOSING_IMAGES = 300  # AP of the candidates is measured on so many; the last judgement is on the whole split
-BENCH_SECONDS = 4.0
+BENCH_SECONDS, BENCH_IMAGES = 4.0, 32
 Tell = Callable[[str], None]
 
 
@@ -127,7 +127,8 @@ def quantize(
     Args:
         model: the `.onnx` file of `leandet export`, float32.
         dataset: labelled images of the same classes.
-        out: `.onnx` or `.openvino`; written only if the 8-bit model is faster and loses at most `max_drop`.
+        out: `.onnx` or `.openvino`; written only if the 8-bit model is faster, on a machine quiet enough to tell, and
+            loses at most `max_drop`.
         max_drop: average precision that may be lost, a fraction from 0 to 1.
         force: write it all the same.
         threads: of both engines; None for all usable cores.
@@ -141,47 +142,46 @@ def quantize(
     if not 0 <= max_drop <= 1:
         raise UserError(f"the allowed loss must be from 0 to 1, not {max_drop:g}: 0.005 is half a point of AP.")
     say = tell or (lambda line: None)
+    source = _source(model, dataset, threads)
+    images = calibration_images(dataset.splits["train"], source.card.spec.size)
+    split = "test" if dataset.splits.get("test") else "val"
+    with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
+        base = Path(scratch) / f"float{out.suffix}"
+        onnx_quantizer = OnnxQuantizer(model, images, reduce_range=lacks_int8_dot())
+        quantizer = _quantizer(model, base, onnx_quantizer, images, source.card)
+        search = _Search(quantizer, onnx_quantizer, base, source.card, dataset, threads, say)
+        best, tried = search.run(max_drop)
+        say(f"judging on {len(dataset.splits[split])} images of {split}")
+        before, after = (
+            evaluate(open_runtime(path, threads), dataset.splits[split], dataset.classes)[0]
+            for path in (base, best.path)
+        )
+        pictures = [sample.image for sample in search.samples[:BENCH_IMAGES]]
+        times = bench([base, best.path], threads, pictures, seconds=seconds, warn=say)
+        replace_card(best.path, _card(source.card, best, after, split, len(images)))
+        judged = _Judged(split, before, after, times)
+        result = _result(out, best, tried, judged, _reasons(judged, max_drop), len(images))
+        if result.accepted or force:
+            with staged(out) as draft:
+                shutil.move(best.path, draft)
+        return result
+
+
+def _source(model: Path, dataset: Dataset, threads: int | None) -> Runtime:
+    """The float32 model, opened; refuses another kind, and one of other classes."""
     source = open_runtime(model, threads)
     check_classes(source, dataset.classes, str(dataset.root))
     if source.name != "onnxruntime" or source.precision != "float32":
         raise UserError(
             f"{model}: quantising begins with a float32 .onnx file, not with {source.precision} for {source.name}."
         )
-    choosing = _some(dataset.splits["val"], CHOOSING_IMAGES)
-    split = "test" if dataset.splits.get("test") else "val"
-    images = calibration_images(dataset.splits["train"], source.card.spec.size)
-    with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
-        base = Path(scratch) / f"float{out.suffix}"
-        onnx_quantizer = OnnxQuantizer(model, images, reduce_range=lacks_int8_dot())
-        quantizer = _quantizer(model, base, onnx_quantizer, images, source.card)
-        search = _Search(
-            quantizer, onnx_quantizer, Path(scratch), out.suffix, source.card, choosing, dataset, threads, say
-        )
-        best, tried = search.run(base, max_drop)
-        say(f"judging on {len(dataset.splits[split])} images of {split}")
-        scores = {
-            p: evaluate(open_runtime(p, threads), dataset.splits[split], dataset.classes)[0] for p in (base, best.path)
-        }
-        report = bench([base, best.path], threads, [s.image for s in choosing[:32]], seconds=seconds, warn=say)
-        result = _judged(out, base, best, scores, report.rows, max_drop)
-        result = replace(
-            result, split=split, calibration_images=len(images), choosing=tuple(tried), warnings=tuple(report.warnings)
-        )
-        if result.accepted or force:
-            final = Path(scratch) / f"final{out.suffix}"
-            quantizer.write(
-                final, _card(source.card, best, scores[best.path], split, len(images)), best.calibration, best.keep
-            )
-            with staged(out) as draft:
-                shutil.move(final, draft)
-            result = replace(result, bytes=model_bytes(out))
-        return result
+    return source
 
 
 def refusal(result: Quantized) -> str:
     """The sentence that says what the gate found.
 
-    Raises nothing; to be used where `result.accepted` is false.
+    To be used where `result.accepted` is false.
     """
     return f"{result.path} was refused: {' and '.join(result.reasons)} ({result.summary()}); --force writes it anyway."
 
@@ -218,17 +218,20 @@ class _Search:
 
     quantizer: Quantizer
     layers: OnnxQuantizer
-    scratch: Path
-    suffix: str
+    base: Path
     card: Card
-    samples: Sequence[Sample]
     dataset: Dataset
     threads: int | None
     say: Tell
 
-    def run(self, base: Path, max_drop: float) -> tuple[_Candidate, list[dict[str, Any]]]:
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """The images on which candidates are compared."""
+        return _some(self.dataset.splits["val"], CHOOSING_IMAGES)
+
+    def run(self, max_drop: float) -> tuple[_Candidate, list[dict[str, Any]]]:
         """The candidate, and what was tried."""
-        wanted = self._ap(base)
+        wanted = self._ap(self.base)
         self.say(f"float32: AP {100 * wanted:.2f} % on {len(self.samples)} images of val")
         candidates = [self._try(calibration, ()) for calibration in Calibration]
         best = max(candidates, key=lambda candidate: candidate.ap)
@@ -244,12 +247,12 @@ class _Search:
         candidates: list[_Candidate] = []
         count = 1
         while count <= len(sensitivities) // 2 and not (candidates and candidates[-1].ap >= enough):
-            candidates.append(self._try(calibration, tuple(worst(sensitivities, count))))
+            candidates.append(self._try(calibration, tuple(list(sensitivities)[:count])))
             count *= 2
         return candidates
 
     def _try(self, calibration: Calibration, keep: tuple[str, ...]) -> _Candidate:
-        path = self.scratch / f"{calibration.value}-{len(keep)}{self.suffix}"
+        path = self.base.with_stem(f"{calibration.value}-{len(keep)}")
         self.quantizer.write(path, self.card, calibration, keep)
         candidate = _Candidate(path, calibration, keep, self._ap(path))
         self.say(f"int8, {calibration.value}, {len(keep)} layers in float32: AP {100 * candidate.ap:.2f} %")
@@ -259,41 +262,56 @@ class _Search:
         return evaluate(open_runtime(path, self.threads), self.samples, self.dataset.classes)[0].ap
 
 
-def _judged(
-    out: Path, base: Path, best: _Candidate, scores: dict[Path, Scores], rows: Sequence[BenchRow], max_drop: float
-) -> Quantized:
-    """The figures of both models and what the gate says of them."""
-    before, after = rows
-    lost = scores[base].ap - scores[best.path].ap
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Both models' accuracy on the judged split, float32 first, and their times."""
+
+    split: str
+    before: Scores
+    after: Scores
+    times: BenchReport
+
+
+def _reasons(judged: _Judged, max_drop: float) -> tuple[str, ...]:
+    """Why the gate stays shut, one clause each; empty if it opens."""
     reasons = []
-    if lost > max_drop:
+    if (lost := judged.before.ap - judged.after.ap) > max_drop:
         reasons.append(f"it loses {lost:.4f} AP, more than {max_drop:g}")
+    before, after = judged.times.rows
     if after.p50_ms >= before.p50_ms:
         reasons.append(f"it is not faster, {after.p50_ms:.2f} ms instead of {before.p50_ms:.2f} ms")
-    if (spread := max(row.p90_ms / row.p50_ms for row in rows)) > MAX_SPREAD or before.p50_ms > MAX_GAIN * after.p50_ms:
-        reasons.append(
-            f"the machine was too busy to time them (p90 {spread:.1f} times p50, "
-            f"{before.p50_ms:.2f} ms against {after.p50_ms:.2f} ms): measure again when it is quiet"
-        )
+    reasons += [f"its time cannot be judged ({warning.rstrip('.')})" for warning in judged.times.warnings]
+    return tuple(reasons)
+
+
+def _result(
+    out: Path,
+    best: _Candidate,
+    tried: Sequence[dict[str, Any]],
+    judged: _Judged,
+    reasons: tuple[str, ...],
+    calibrated_on: int,
+) -> Quantized:
+    before, after = judged.times.rows
     return Quantized(
         path=out,
         accepted=not reasons,
-        reasons=tuple(reasons),
-        split="",
-        images=scores[base].images,
-        ap=scores[best.path].ap,
-        float_ap=scores[base].ap,
+        reasons=reasons,
+        split=judged.split,
+        images=judged.before.images,
+        ap=judged.after.ap,
+        float_ap=judged.before.ap,
         p50_ms=after.p50_ms,
         float_p50_ms=before.p50_ms,
-        bytes=after.bytes,
+        bytes=model_bytes(best.path),
         float_bytes=before.bytes,
         calibration=best.calibration.value,
-        calibration_images=0,
+        calibration_images=calibrated_on,
         kept=best.keep,
-        choosing=(),
+        choosing=tuple(tried),
         runtime=after.runtime,
         threads=after.threads,
-        warnings=(),
+        warnings=tuple(judged.times.warnings),
     )
 
 

@@ -50,11 +50,11 @@ class NcnnRuntime(Runtime):
     def _one(self, image: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(3, H, W) pixels -> logits (N, C), boxes (N, 4). The Mat shares the array's memory, which must outlive it."""
         extractor = self._net.create_extractor()
-        status = extractor.input(INPUT, ncnn.Mat(image))
+        given = extractor.input(INPUT, ncnn.Mat(image))
         first, logits = extractor.extract(LOGITS)
         second, boxes = extractor.extract(BOXES)
-        if status or first or second:
-            raise UserError(f"{self._where}: ncnn cannot run the model (its code {first or second}); export it again.")
+        if code := given or first or second:
+            raise UserError(f"{self._where}: ncnn cannot run the model (its code {code}); export it again.")
         logits, boxes = np.array(logits), np.array(boxes)
         if logits.shape != (len(boxes), self.card.spec.classes) or boxes.shape[1:] != (4,):
             raise UserError(

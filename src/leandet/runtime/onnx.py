@@ -11,6 +11,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from leandet.card import CARD_KEY, Card
+from leandet.engines import onnx_options
 from leandet.errors import UserError
 from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
@@ -74,11 +75,7 @@ def open_onnx(path: str | Path, threads: int | None = None, *, spinning: bool = 
 
 
 def _open_session(path: Path, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its warnings on optimisation are not the user's business
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options = onnx_options(threads, spinning=spinning)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _ENGINE_ERRORS as error:

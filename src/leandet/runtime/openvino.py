@@ -10,6 +10,7 @@ import numpy.typing as npt
 import openvino
 
 from leandet.card import Card
+from leandet.engines import openvino_settings
 from leandet.errors import UserError
 from leandet.runtime.folder import read_folder_card
 from leandet.runtime.layout import OPENVINO_BIN, OPENVINO_XML
@@ -17,8 +18,6 @@ from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
 INPUT = "images"
 OUTPUTS = {"boxes": "f32", "scores": "f32", "labels": "i64"}
-# Brain floats where a processor has them would answer up to a hundredth differently: not without being asked.
-PRECISION = "f32"
 
 
 class OpenVinoRuntime(Runtime):
@@ -72,13 +71,7 @@ class OpenVinoRuntime(Runtime):
             if batch is not None:
                 model = model.clone()
                 model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
-            settings = {
-                "INFERENCE_NUM_THREADS": self.threads,
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": PRECISION,
-            }
-            return self._core.compile_model(model, "CPU", settings)
+            return self._core.compile_model(model, "CPU", openvino_settings(self.threads))
         except RuntimeError as error:
             raise UserError(f"{self._where}: OpenVINO cannot compile the model ({_reason(error)}).") from error
 

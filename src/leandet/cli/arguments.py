@@ -1,0 +1,20 @@
+"""Arguments that several verbs share, and where their progress goes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same choice.")]
+
+
+def tell(line: str) -> None:
+    """One line of progress, on standard error: standard output belongs to the answer."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
