@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.leandet-installed
+ENGINES := $(VENV)/.leandet-engines
 
 .PHONY: setup demo test lint clean
 
@@ -19,7 +20,12 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/leandet build --demo --out demo $(if $(wildcard demo/build.json),--resume,)
 
-test: setup
+# The other engines, whose tests are skipped without them; the demo does not wait for them.
+$(ENGINES): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group engines
+	touch $@
+
+test: $(ENGINES)
 	$(BIN)/python -m pytest
 
 lint: setup

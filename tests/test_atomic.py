@@ -128,3 +128,52 @@ def test_files_of_one_folder_do_not_disturb_each_other(tmp_path):
         thread.join()
     assert len(set((tmp_path / "a.bin").read_bytes())) == 1
     assert [p.name for p in Path(tmp_path).iterdir()] == ["a.bin"]
+
+
+def test_a_staged_file_or_folder_appears_whole(tmp_path):
+    path = tmp_path / "new" / "model.onnx"
+    with atomic.staged(path) as draft:
+        assert draft.name == path.name
+        draft.write_bytes(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+
+    folder = tmp_path / "new" / "model.ncnn"
+    for content in ("one", "two"):  # the second replaces the first
+        with atomic.staged(folder) as draft:
+            draft.mkdir()
+            (draft / "a").write_text(content)
+        assert (folder / "a").read_text() == content
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.ncnn", "model.onnx"]
+
+
+def test_what_was_there_stays_when_the_staged_work_fails(tmp_path):
+    folder = tmp_path / "model.ncnn"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+
+    def fail() -> None:
+        with atomic.staged(folder) as draft:
+            draft.mkdir()
+            (draft / "a").write_text("half")
+            raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        fail()
+    assert (folder / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.ncnn"]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    folder = tmp_path / "model.ncnn"
+    folder.mkdir()
+    (folder / "mine").write_text("mine")
+
+    def write() -> None:
+        with atomic.staged(folder) as draft:
+            draft.mkdir()
+            (draft / "a").write_text("new")
+
+    with pytest.raises(UserError, match="'mine', which is not part of a model"):
+        write()
+    assert [p.name for p in folder.iterdir()] == ["mine"]

@@ -6,40 +6,16 @@ import onnxruntime
 import pytest
 import torch
 
-from leandet.card import CARD_KEY, Card
-from leandet.compress import recalibrate
+from leandet.card import CARD_KEY
 from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
-from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export, formats
 from leandet.learn.loss import Criterion
-from leandet.preprocess import Size
 from leandet.runtime import RawOutput, open_runtime
 from leandet.runtime.onnx import OnnxRuntime
 
-SIZE = Size(64, 96)
-
-
-def pictures(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE.height, SIZE.width), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def detector():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    made = Detector(Spec("mobilenet_v2_035", 3, SIZE, width=16))
-    with torch.no_grad():
-        made.head.classify[-1].weight.normal_(std=0.5)  # scores that differ, some of them sure
-        made.head.classify[-1].bias.fill_(-1.0)
-        made.head.regress[-1].weight.normal_(std=0.1)
-    return recalibrate(made, [torch.from_numpy(pictures(16, 100))])
-
-
-@pytest.fixture(scope="module")
-def card(detector):
-    return Card(("a", "b", "ü"), detector.spec, {"ap": 0.25}, {"seed": "0"})
+from .conftest import SIZE, pictures
 
 
 @pytest.fixture(scope="module")

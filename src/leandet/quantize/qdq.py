@@ -3,7 +3,8 @@
 Activations are unsigned 8-bit with one scale for a tensor, weights signed 8-bit with one scale for an output channel:
 the only pairing that ONNX Runtime runs fast on x86, and depthwise convolutions lose too much accuracy with less
 (Krishnamoorthi, arXiv 1806.08342, section 3.1.4).
-What follows the last convolution (sigmoid, box decode, top-k) stays float32.
+The last convolutions, whose answers would lose all but 256 values, and what follows them (sigmoid, box decode, top-k)
+stay float32.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 class OnnxQuantizer:
     """Writes 8-bit versions of one exported ONNX detector.
 
-    A *layer* is one weight tensor; where several levels share it, it is one layer of several nodes.
+    A *layer* is one weight tensor that may be in 8 bit; where levels share it, it is one layer of several nodes.
 
     Args:
         model: the float32 file of `leandet export`.
@@ -76,8 +77,11 @@ class OnnxQuantizer:
         self._ranges: dict[Calibration, TensorsData] = {}
         for index, node in enumerate(self._model.graph.node):
             node.name = node.name or f"node_{index}"
-        self._nodes = before_decode(self._model.graph)
-        self.layers = _layers(self._model.graph)
+        needed = before_decode(self._model.graph)
+        self._ends = _ends(self._model.graph, needed)
+        answering = {node.name for node in self._model.graph.node if set(node.output) & set(self._ends)}
+        self._nodes = needed - answering
+        self.layers = _layers(self._model.graph, self._nodes)
 
     def write(self, path: Path, card: Card, calibration: Calibration, keep: Iterable[str] = ()) -> None:
         """Write the 8-bit model with its card.
@@ -98,11 +102,10 @@ class OnnxQuantizer:
         Returns:
             For each layer the mean over those answers of |8-bit - float32|^2 / |float32|^2, worst first.
         """
-        ends = _ends(self._model.graph, self._nodes)
-        wanted = _answers(self._model, ends, images)
+        wanted = _answers(self._model, self._ends, images)
         found = {}
         for layer, nodes in self.layers.items():
-            answers = _answers(self._quantized(calibration, nodes), ends, images)
+            answers = _answers(self._quantized(calibration, nodes), self._ends, images)
             found[layer] = float(np.mean([_error(a, w) for a, w in zip(answers, wanted, strict=True)]))
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
@@ -170,10 +173,10 @@ def _ends(graph: onnx.GraphProto, nodes: set[str]) -> list[str]:
     return sorted({name for node in graph.node if node.name not in nodes for name in node.input if name in made})
 
 
-def _layers(graph: onnx.GraphProto) -> dict[str, frozenset[str]]:
+def _layers(graph: onnx.GraphProto, quantizable: set[str]) -> dict[str, frozenset[str]]:
     layers: dict[str, set[str]] = {}
     for node in graph.node:
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and node.name in quantizable:
             layers.setdefault(node.input[1].removeprefix("detector.").removesuffix(".weight"), set()).add(node.name)
     return {name: frozenset(nodes) for name, nodes in layers.items()}
 
