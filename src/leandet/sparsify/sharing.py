@@ -23,9 +23,9 @@ Floats = npt.NDArray[np.float64]
 def share(module: Module, bits: int = 8) -> Module:
     """A copy of a network whose tensors hold few distinct values, so that `save_sparse` makes them small.
 
-    Each tensor's nonzero values are clustered by k-means into at most 2^bits shared ones (Deep Compression, arXiv
-    1510.00149, section 3). Shared values, and tensors too small to share, such as those of batch-norms, keep the range
-    of their type but half precision's 11 significant bits. Zeros stay zeros.
+    Each weight's nonzero values are clustered by k-means into at most 2^bits shared ones (Deep Compression, arXiv
+    1510.00149, section 3). These, weights too small to share, and biases and batch-norms keep the range of their type
+    but half precision's 11 significant bits. Zeros stay zeros.
 
     Args:
         module: untouched.
@@ -49,7 +49,7 @@ def _shared(name: str, tensor: Tensor, bits: int) -> Tensor:
     if not np.isfinite(values).all():
         raise UserError(f"{name} holds values that are not finite: they cannot be shared.")
     kept = values[values != 0]
-    if len(kept) >= WORTH * 2**bits:
+    if tensor.dim() > 1 and len(kept) >= WORTH * 2**bits:
         values = values.copy()
         values[values != 0] = nearest(kept, cluster(kept, 2**bits))
     return torch.from_numpy(_rounded(values)).view(tensor.shape)

@@ -15,8 +15,8 @@ Integers = npt.NDArray[np.int64]
 
 ESCAPE = 255  # a byte of gap that says: so many zeros, and the gap goes on
 # A range coder that adapts, without context: our bytes are numbers, not text (see docs/decisions/0010).
-_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 20}
-_MEMORY = 1 << 24  # bytes that reading may take beside its result; our dictionary needs a tenth
+_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 16}
+_MEMORY = 1 << 20  # bytes that reading may take beside its result; our dictionary needs a fifth
 
 
 def squeeze(raw: bytes) -> bytes:
