@@ -58,6 +58,7 @@ def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
     )
     detector, card = load_detector(out)
     assert result.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert result.emptied == ()
     assert result.bytes == out.stat().st_size
     assert result.times_smaller > 8
     assert result.nonzero == sum(int((t != 0).sum()) for t in detector.state_dict().values())
@@ -68,7 +69,7 @@ def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
     assert max(len(w[w != 0].unique()) for w in weights.values() if int((w != 0).sum()) >= 512) <= 64
     assert result.ap == evaluate(open_runtime(out, 1), dataset.splits["val"], CLASSES)[0].ap == card.metrics["ap"]
     assert result.dense_ap == evaluate(open_runtime(model, 1), dataset.splits["val"], CLASSES)[0].ap
-    assert card.provenance["sparsity"] == "90 % unstructured by magnitude, global"
+    assert card.provenance["sparsity"] == "90 % unstructured by lamp, global"
     assert card.provenance["shared_values"] == "6 bits"
     assert result.p50_ms > 0
     assert json.loads(json.dumps(result.to_json()))["latency"] == result.latency

@@ -31,7 +31,7 @@ CUT = ["2.weight", "4.weight", "6.weight"]
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.97])
 def test_global_magnitude_is_that_of_torch(sparsity):
-    ours, masks = sparsify(network(), sparsity)
+    ours, masks = sparsify(network(), sparsity, scorer=magnitude)
     theirs = network()
     parts = [(theirs[2], "weight"), (theirs[4], "weight"), (theirs[6], "weight")]
     oracle.global_unstructured(parts, oracle.L1Unstructured, amount=sparsity)
@@ -43,7 +43,7 @@ def test_global_magnitude_is_that_of_torch(sparsity):
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
 def test_layerwise_magnitude_is_that_of_torch(sparsity):
-    masks = sparsify(network(), sparsity, scope=Scope.UNIFORM).masks
+    masks = sparsify(network(), sparsity, scorer=magnitude, scope=Scope.UNIFORM).masks
     for name, mask in masks.items():
         layer = network()[int(name[0])]
         oracle.l1_unstructured(layer, "weight", amount=sparsity)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leandet.sparsify.detectors import Outcome
     from leandet.sparsify.scores import Scorer
 
-CRITERIA = ("magnitude", "lamp", "movement", "random")
+CRITERIA = ("lamp", "magnitude", "movement", "random")
 
 
 def shared_bits(text: str) -> int:
@@ -36,7 +36,7 @@ def sparsify_command(
     data: Annotated[Path, typer.Option(help="Labelled images: train teaches, val chooses, test judges.")],
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros, such as 0.9; n:m says its own.")] = None,
     pattern: Annotated[str | None, typer.Option(help="2:4, 4:8 or 1x4; any single weight if left out.")] = None,
-    criterion: Annotated[str, typer.Option(help="magnitude, lamp, movement or random.")] = "magnitude",
+    criterion: Annotated[str, typer.Option(help="lamp, magnitude, movement or random.")] = "lamp",
     layerwise: Annotated[bool, typer.Option("--layerwise", help="The same share of zeros in every layer.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(help="Layers that stay dense, such as 'head.*'.")] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images; 0 only cuts.")] = 40,
@@ -101,3 +101,5 @@ def _print_outcome(result: Outcome) -> None:
         f"{result.parameters / 1e6:.2f} million numbers\n"
         f"{result.latency}"
     )
+    if result.emptied:
+        typer.echo(f"nothing is left of {', '.join(result.emptied)}: try --criterion lamp or --layerwise.")

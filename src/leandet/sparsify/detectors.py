@@ -87,6 +87,7 @@ class Outcome:
         dense_ap, masked_ap, ap: average precision (fractions) of the given detector, of it cut without training (None
             where the choice is made in training), and of the sparse file.
         cut: names of the weights with zeros in them.
+        emptied: those of them that hold nothing else.
         sparsity: share of zeros in these weights.
         zeros: share of zeros in all parameters and buffers.
         parameters, nonzero: numbers in the model, and those that are not zero.
@@ -103,6 +104,7 @@ class Outcome:
     masked_ap: float | None
     ap: float
     cut: tuple[str, ...]
+    emptied: tuple[str, ...]
     sparsity: float
     zeros: float
     parameters: int
@@ -202,6 +204,7 @@ def sparsify_detector(
         masked_ap=masked,
         ap=scores.ap,
         cut=tuple(weights),
+        emptied=tuple(name for name, weight in weights.items() if not weight.any()),
         sparsity=share_of_zeros(weights),
         zeros=share_of_zeros(state),
         parameters=sum(tensor.numel() for tensor in state.values()),

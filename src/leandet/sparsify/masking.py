@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leandet.compress.allocate import Scope
 from leandet.errors import UserError
 from leandet.sparsify.patterns import ANY, Masks, NofM, Pattern
-from leandet.sparsify.scores import Scorer, magnitude
+from leandet.sparsify.scores import Scorer, lamp
 
 Module = TypeVar("Module", bound=nn.Module)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,7 +35,7 @@ class Plan:
 
     sparsity: float
     pattern: Pattern = ANY
-    scorer: Scorer = magnitude
+    scorer: Scorer = lamp
     scope: Scope = Scope.GLOBAL
     exclude: tuple[str, ...] = ()
 
@@ -134,7 +134,7 @@ def sparsify(
     sparsity: float | None = None,
     *,
     pattern: Pattern = ANY,
-    scorer: Scorer = magnitude,
+    scorer: Scorer = lamp,
     scope: Scope = Scope.GLOBAL,
     exclude: Sequence[str] = (),
 ) -> Sparsified[Module]:
@@ -146,7 +146,7 @@ def sparsify(
         module: untouched.
         sparsity: share of zeros in the weights that the pattern fits, in [0, 1); may be left out for n:m.
         pattern: `Unstructured()`, `NofM(2, 4)`, `Blocks(4)`.
-        scorer: `magnitude`, `lamp`, `Movement`, `Random()`.
+        scorer: `lamp`, which leaves something in every layer; `magnitude`, `Movement`, `Random()`.
         scope: the same share of every weight, or where scores are least.
         exclude: layers that stay dense, by name; `*` and `?` stand for any characters.
 
