@@ -2,26 +2,25 @@
 
 Each case is one training and one JSON file; a study that was interrupted goes on where it was, finished cases included.
 
-Run: .venv/bin/python benchmarks/sparsity.py MODEL.safetensors --data DATA [--epochs 40] [--out FOLDER]
+Run: .venv/bin/python benchmarks/sparsity.py MODEL.safetensors --data DATA [--epochs 40]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from leandet.atomic import write_json
+import record
+
 from leandet.data.read import read
 from leandet.data.sample import Dataset
-from leandet.machine import describe_machine
 from leandet.sparsify import Blocks, Movement, NofM, Plan, Random, Scope, magnitude
 from leandet.sparsify.detectors import Tuning, sparsify_detector
 
-FOLDER = Path(__file__).parent / "results" / "sparsity"
+WORK = record.ROOT / "runs" / "sparsity"
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,10 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: Path, threads: int | None) -> None:
-    """Run a case unless its result is there."""
-    result = folder / f"{case.name}.json"
-    if result.is_file():
+    """Run a case unless its result is there; models and checkpoints stay in `folder`."""
+    if record.load(result_of(case)):
         return
-    out = folder / "models" / f"{case.name}.safetensors"
+    out = folder / f"{case.name}.safetensors"
     start = time.perf_counter()
     outcome = sparsify_detector(
         model,
@@ -66,8 +64,13 @@ def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: P
         tell=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
     row = {**outcome.to_json(), "plan": str(case.plan), "shared_bits": case.bits, "path": out.name}
-    row |= {"epochs": tuning.epochs, "seconds": round(time.perf_counter() - start, 1), "machine": describe_machine()}
-    write_json(result, row)
+    row |= {"epochs": tuning.epochs, "seconds": round(time.perf_counter() - start, 1)}
+    record.save(result_of(case), row)
+
+
+def result_of(case: Case) -> str:
+    """The name of its file in `results/`."""
+    return f"sparsity/{case.name}"
 
 
 def main() -> None:
@@ -77,7 +80,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=WORK, help="folder for models and checkpoints")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", nargs="*", help="names of cases")
     arguments = parser.parse_args()
@@ -90,7 +93,7 @@ def main() -> None:
         if arguments.only and case.name not in arguments.only:
             continue
         measure(case, arguments.model, dataset, tuning, arguments.out, arguments.threads)
-        row = json.loads((arguments.out / f"{case.name}.json").read_text(encoding="utf-8"))
+        row = record.load(result_of(case))
         cut = "" if row["masked_ap"] is None else f"{100 * row['masked_ap']:.1f}"
         print(
             f"{case.name:28} {100 * row['dense_ap']:9.1f} {cut:>6} {100 * row['ap']:8.1f} {row['zeros']:6.1%} "

@@ -31,7 +31,8 @@ def made(path, seed=0):
     torch.manual_seed(seed)
     detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
     with torch.no_grad():
-        detector.head.classify[-1].weight.normal_(std=0.5)
+        for tower in detector.head.classify:
+            tower[-1].weight.normal_(std=0.5)
     recalibrate(detector, [torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)])
     save_detector(detector, Card(CLASSES, detector.spec, {"ap": 0.5}, {"seed": str(seed)}), path)
     return path

@@ -210,7 +210,7 @@ def sparsify_detector(
         parameters=sum(tensor.numel() for tensor in state.values()),
         nonzero=sum(int(torch.count_nonzero(tensor)) for tensor in state.values()),
         bytes=size,
-        dense_bytes=len(save(state)),
+        dense_bytes=len(save({name: tensor.contiguous() for name, tensor in state.items()})),
         p50_ms=times.rows[1].p50_ms,
         dense_p50_ms=times.rows[0].p50_ms,
         threads=times.rows[0].threads,
