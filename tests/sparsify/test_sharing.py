@@ -52,6 +52,25 @@ def test_weights_take_few_values_zeros_stay_and_the_rest_is_close(bits):
     assert made[1].num_batches_tracked == given_[1].num_batches_tracked
 
 
+def test_values_that_are_few_enough_stay_as_they_are():
+    layer = nn.Linear(64, 64)
+    few = torch.tensor([-3.0, 0.0, 0.25, 4.0])
+    with torch.no_grad():
+        layer.weight.copy_(few[torch.randint(0, 4, (64, 64), generator=torch.Generator().manual_seed(0))])
+    assert torch.equal(share(layer, 2).weight, layer.weight)
+
+
+def test_the_start_beats_an_even_one():
+    """Lloyd's algorithm from evenly spaced centres, to its end, on values with the tails that weights have."""
+    values = np.random.default_rng(0).standard_t(3, 4000)
+    centres, before = np.linspace(values.min(), values.max(), 64), None
+    while not np.array_equal(centres, before):
+        before = centres
+        chosen = np.abs(values[:, None] - centres).argmin(1)
+        centres = np.array([values[chosen == k].mean() if (chosen == k).any() else c for k, c in enumerate(centres)])
+    assert cost(values, cluster(values, 64)) < 0.8 * cost(values, centres)
+
+
 def test_equal_values_and_none():
     layer = nn.Linear(64, 64)
     for value in (0.0, 0.25):

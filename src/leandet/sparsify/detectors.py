@@ -181,13 +181,18 @@ def sparsify_detector(
     if out.suffix != ".safetensors" or out.resolve() == model.resolve():
         raise UserError(f"--out {out} must be another file than the model and end in .safetensors.")
     work = _Work(model, dataset, plan, tuning, threads, say)
+    detector, card = load_detector(model)
+    first = None if early is None else load_detector(early)[0]
+    plan.weights(detector)  # what cannot be cut is said before anything is written
+    dense = work.ap(model)
     folder = out.with_name(f"{out.stem}-training")
     _check_folder(folder, work, bits, early, resume=resume)
-    dense = work.ap(model)
     say(f"dense: AP {100 * dense.ap:.1f} % on {dense.images} images of {work.split}")
-    detector, card = load_detector(model)
     masked = work.masked_ap(detector, card)
-    work.tune(detector, early, folder, resume=resume)
+    if threads:
+        torch.set_num_threads(threads)
+    say(f"training for {tuning.epochs} epochs, all zeros there after {tuning.ramp_epochs.epochs}")
+    tune(detector, dataset, plan, tuning, folder, early=first, resume=resume)
     if bits is not None:
         detector = share(detector, bits)
     with staged(out) as draft:
@@ -215,6 +220,49 @@ def sparsify_detector(
         dense_p50_ms=times.rows[0].p50_ms,
         threads=times.rows[0].threads,
         warnings=tuple(times.warnings),
+    )
+
+
+def tune(
+    detector: Detector,
+    dataset: Dataset,
+    plan: Plan,
+    tuning: Tuning,
+    folder: Path,
+    *,
+    early: Detector | None = None,
+    resume: bool = False,
+) -> None:
+    """Cut a detector's least weights and train the rest, in place.
+
+    Args:
+        detector: trained.
+        dataset: its `train` and `val` are used.
+        plan, tuning: what to cut, and how to train on; without epochs the rest stays as it is.
+        folder: for checkpoints and logs; not made without epochs.
+        early: the same architecture early in its training: the rest goes back to these weights.
+        resume: go on from the folder's last checkpoint.
+
+    Raises:
+        UserError, KeyboardInterrupt: as `leandet.learn.train.train`.
+    """
+    masks: Masks | None = None
+    if early is not None:
+        masks = plan.masks(detector)
+        rewind(detector, early.state_dict(), masks)
+    if not tuning.epochs:
+        apply(detector, masks or plan.masks(detector))
+        return
+    train(
+        detector,
+        dataset.splits["train"],
+        dataset.splits["val"],
+        dataset.classes,
+        tuning.recipe(rewound=early is not None),
+        folder,
+        resume=resume,
+        callbacks=[Masking(plan, tuning.ramp_epochs, masks)],
+        choose_from=tuning.ramp_epochs.epochs,
     )
 
 
@@ -257,31 +305,6 @@ class _Work:
             ap = self.ap(path).ap
         self.say(f"cut ({self.plan}), not trained: AP {100 * ap:.1f} %")
         return ap
-
-    def tune(self, detector: Detector, early: Path | None, folder: Path, *, resume: bool) -> None:
-        """Cut and train the detector in place."""
-        masks: Masks | None = None
-        if early is not None:
-            masks = self.plan.masks(detector)
-            rewind(detector, load_detector(early)[0].state_dict(), masks)
-        if not self.tuning.epochs:
-            apply(detector, masks or self.plan.masks(detector))
-            return
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        ramp = self.tuning.ramp_epochs
-        self.say(f"training for {self.tuning.epochs} epochs, all zeros there after {ramp.epochs}")
-        train(
-            detector,
-            self.dataset.splits["train"],
-            self.dataset.splits["val"],
-            self.dataset.classes,
-            self.tuning.recipe(rewound=early is not None),
-            folder,
-            resume=resume,
-            callbacks=[Masking(self.plan, ramp, masks)],
-            choose_from=ramp.epochs,
-        )
 
     def write(self, detector: Detector, card: Card, draft: Path, bits: int | None) -> Scores:
         """The sparse file, with the AP that it has itself when opened."""
