@@ -23,7 +23,11 @@ class Prune:
         """Prune the latest model, describe the result."""
         options = work.options
         pruning = Pruning(
-            remaining(1 - (options.prune or 0.0)), batch=options.batch, seed=options.seed, threads=options.threads
+            remaining(1 - (options.prune or 0.0)),
+            epochs=None if options.epochs is None else max(1, options.epochs // 2),
+            batch=options.batch,
+            seed=options.seed,
+            threads=options.threads,
         )
         path = work.path(PRUNED)
         resume = work.resume and path.with_suffix(SUFFIX).is_dir()

@@ -253,7 +253,7 @@ class _Job:
             self.pruning.recipe(epochs, sparse=sparse),
             self.folder / name,
             resume=self.resume,
-            distillation=None if self.teacher is None else Distillation(self.teacher),
+            guide=None if self.teacher is None else Distillation(self.teacher),
         )
         self.card = replace(self.card, metrics={**self.card.metrics, "val_ap": outcome.best_ap})
         return detector

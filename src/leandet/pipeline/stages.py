@@ -137,7 +137,7 @@ class Train:
             recipe,
             work.path(CHECKPOINTS),
             resume=work.resume,
-            distillation=teaching(options, dataset.classes, detector.spec.levels),
+            guide=teaching(options, dataset.classes, detector.spec.levels),
         )
         provenance = {
             "leandet": versions()["leandet"],
