@@ -9,7 +9,7 @@ loaded in a fresh process: do the outputs agree?
 
     python benchmarks/exactness.py verify --torch-pruning /tmp/tp
     python benchmarks/exactness.py rebuild
-    python benchmarks/exactness.py table        # the table of docs/pruning.md
+    python benchmarks/exactness.py table        # into docs/pruning.md
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leandet import nets
-from leandet.atomic import write_json
+from leandet.atomic import write_json, write_text
 from leandet.card import Card
 from leandet.compress import Quantity, Scope, Target, recalibrate, shrink, verify
 from leandet.compress.channels import analyse
@@ -50,6 +50,8 @@ from leandet.pipeline.scoring import CRITERIA, Pictures
 from leandet.preprocess import Size
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
+PAGE = Path(__file__).parents[1] / "docs" / "pruning.md"
+MARK = "<!-- exactness: written by `python benchmarks/exactness.py table` -->"
 SIDE = 64
 SHARES = (0.7, 0.5)
 TORCHVISION = ("resnet18", "resnet50", "densenet121", "efficientnet_b0", "regnet_y_400mf", "googlenet", "mnasnet1_0")
@@ -194,17 +196,26 @@ def _oracle_error(tp: Any, network: nn.Module, images: Tensor, name: str) -> flo
         for dependency, index in group:
             if not graph.is_in_channel_pruning_fn(dependency.handler) or dependency.target.module not in places:
                 continue
-            target = masked.get_submodule(places[dependency.target.module])
-            if isinstance(target, nn.Conv2d | nn.Linear) and not (
-                isinstance(target, nn.Conv2d) and target.groups == target.in_channels > 1
-            ):
-                reads = True
-                target.weight[:, [i % target.weight.shape[1] for i in index]] = 0
+            reads |= _silence(masked.get_submodule(places[dependency.target.module]), [int(i) for i in index])
         if not reads:
             return 0.0  # the network's own outputs
         group.prune()
         wanted, found = _first(masked(images)), _first(cut(images))
     return float((wanted - found).abs().max() / wanted.abs().max())
+
+
+def _silence(reader: nn.Module, channels: Sequence[int]) -> bool:
+    """Give a layer's inputs of these channels weight zero; false where it makes no new channels out of them."""
+    if not isinstance(reader, nn.Conv2d | nn.Linear):
+        return False
+    groups = reader.groups if isinstance(reader, nn.Conv2d) else 1
+    width, rows = reader.weight.shape[1], reader.weight.shape[0] // groups
+    if groups > 1 and width == 1:
+        return False  # depthwise: its own readers are in the list
+    for channel in channels:
+        group = channel // width
+        reader.weight[group * rows : (group + 1) * rows, channel % width] = 0
+    return True
 
 
 def _first(outputs: Any) -> Tensor:
@@ -305,7 +316,10 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     if arguments.part == "table":
-        print(table(results))
+        head, mark, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
+        if not mark:
+            raise UserError(f"{PAGE} has lost the line {MARK!r}, after which the table is written.")
+        write_text(PAGE, f"{head}{mark}\n\n{table(results)}\n")
         return
     results |= {"machine": describe_machine(), "command": "python benchmarks/exactness.py verify|rebuild"}
     if arguments.torch_pruning is not None:

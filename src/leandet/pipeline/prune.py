@@ -224,13 +224,19 @@ class _Job:
         images = tuple(sample.image for sample in judged(self.dataset)[1][:BENCH_IMAGES])
         return Stopwatch(self.card, images, self.pruning.threads, BENCH_SECONDS)
 
+    def _timed(self, candidate: nn.Module) -> float:
+        """A candidate's p50 in ms, told as it comes."""
+        milliseconds = self._stopwatch()(candidate)
+        self.say(f"a candidate takes {milliseconds:.2f} ms")
+        return milliseconds
+
     def _cut(self, uncut: Detector, detector: Detector, before: int, after: int) -> Pruned:
         """From the share of the cut that is done after `before` steps to that after `after` steps."""
         pruning, size = self.pruning, detector.spec.size
         example = torch.zeros(1, 3, size.height, size.width)
         criterion = CRITERIA[pruning.criterion](detector, self._pictures(detector))
         done, was = (pruning.schedule.done(step, pruning.steps) for step in (after, before))
-        aim = pruning.goal.aim(Uncut(uncut, example, self._stopwatch()), detector, done, was)
+        aim = pruning.goal.aim(Uncut(uncut, example, self._timed), detector, done, was)
         return shrink(
             detector,
             example,
