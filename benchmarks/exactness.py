@@ -30,11 +30,11 @@ from typing import Any
 
 import torch
 import torchvision
+from record import DOCS, fill, load, save, table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leandet import nets
-from leandet.atomic import write_json, write_text
 from leandet.card import Card
 from leandet.compress import Quantity, Scope, Target, recalibrate, shrink, verify
 from leandet.compress.channels import analyse
@@ -44,14 +44,10 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.machine import describe_machine
 from leandet.nets.blocks import conv_bn
 from leandet.pipeline.scoring import CRITERIA, Pictures
 from leandet.preprocess import Size
 
-RESULTS = Path(__file__).parent / "results" / "exactness.json"
-PAGE = Path(__file__).parents[1] / "docs" / "pruning.md"
-MARK = "<!-- exactness: written by `python benchmarks/exactness.py table` -->"
 SIDE = 64
 SHARES = (0.7, 0.5)
 TORCHVISION = ("resnet18", "resnet50", "densenet121", "efficientnet_b0", "regnet_y_400mf", "googlenet", "mnasnet1_0")
@@ -260,7 +256,7 @@ def rebuilt(name: str, criteria: Sequence[str], shares: Sequence[float]) -> Iter
         yield row
 
 
-def sweep_verify(results: dict[str, Any], out: Path, only: str, with_oracle: bool) -> None:
+def sweep_verify(results: dict[str, Any], into: str, only: str, with_oracle: bool) -> None:
     """Fill `verify` and, with the oracle, `torch_pruning`."""
     parts = {"verify": proof, **({"torch_pruning": oracle} if with_oracle else {})}
     for part, ask in parts.items():
@@ -271,10 +267,10 @@ def sweep_verify(results: dict[str, Any], out: Path, only: str, with_oracle: boo
             start = time.perf_counter()
             table[name] = {**ask(make), "seconds": round(time.perf_counter() - start, 1)}
             print(part, name, json.dumps(table[name]), flush=True)
-            write_json(out, results)
+            save(into, results)
 
 
-def sweep_rebuild(results: dict[str, Any], out: Path, only: str) -> None:
+def sweep_rebuild(results: dict[str, Any], into: str, only: str) -> None:
     """Fill `rebuild`."""
     table = results.setdefault("rebuild", {})
     for name in nets.TABLE:
@@ -283,26 +279,21 @@ def sweep_rebuild(results: dict[str, Any], out: Path, only: str) -> None:
         table[name] = list(rebuilt(name, list(CRITERIA), SHARES))
         worst = max((row["relative_error"] for row in table[name] if "relative_error" in row), default=0.0)
         print("rebuild", name, f"worst relative error {worst:.1e}", flush=True)
-        write_json(out, results)
+        save(into, results)
 
 
-def table(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The table of docs/pruning.md, in Markdown."""
-    lines = [
-        "| network | groups exact | skipped | worst error | Torch-Pruning, convolutions |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for name, ours in results["verify"].items():
         other = results.get("torch_pruning", {}).get(name)
         said = "not asked"
         if other is not None:
             faults = [f"{other[kind]} {kind}" for kind in ("wrong", "crashed") if other[kind]]
             said = ", ".join([f"{other['exact']} of {other['layers']} exact", *faults])
-        lines.append(
-            f"| {name} | {ours['exact']} of {ours['groups']} | {ours['skipped']} | "
-            f"{ours['worst_relative_error']:.0e} | {said} |"
-        )
-    return "\n".join(lines)
+        exact, worst = f"{ours['exact']} of {ours['groups']}", f"{ours['worst_relative_error']:.0e}"
+        rows.append([name, exact, str(ours["skipped"]), worst, said])
+    return table(["network", "groups exact", "skipped", "worst relative error", "Torch-Pruning, convolutions"], rows)
 
 
 def main() -> None:
@@ -311,23 +302,19 @@ def main() -> None:
     parser.add_argument("part", choices=["verify", "rebuild", "table"])
     parser.add_argument("--only", default="*", help="names to do, such as 'detector shufflenet*'")
     parser.add_argument("--torch-pruning", type=Path, help="folder that holds the torch_pruning package")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="exactness", help="of the result file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    results = load(arguments.name)
     if arguments.part == "table":
-        head, mark, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-        if not mark:
-            raise UserError(f"{PAGE} has lost the line {MARK!r}, after which the table is written.")
-        write_text(PAGE, f"{head}{mark}\n\n{table(results)}\n")
+        fill(DOCS / "pruning.md", "exactness", page(results))
         return
-    results |= {"machine": describe_machine(), "command": "python benchmarks/exactness.py verify|rebuild"}
     if arguments.torch_pruning is not None:
         sys.path.append(str(arguments.torch_pruning))
     if arguments.part == "verify":
-        sweep_verify(results, arguments.out, arguments.only, arguments.torch_pruning is not None)
+        sweep_verify(results, arguments.name, arguments.only, arguments.torch_pruning is not None)
     else:
-        sweep_rebuild(results, arguments.out, arguments.only)
+        sweep_rebuild(results, arguments.name, arguments.only)
 
 
 if __name__ == "__main__":

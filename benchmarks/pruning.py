@@ -11,25 +11,22 @@ there is not done again, and a cell that was interrupted goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from record import DOCS, load, save, table
+
 from leandet.atomic import write_json, write_text
 from leandet.compress import Quantity, Scope, Target
 from leandet.data.read import read
-from leandet.machine import describe_machine
 from leandet.pipeline import Options, Pruning, Remaining, prune_detector, train_only
 from leandet.pipeline.scoring import CRITERIA
-from leandet.report.chart import Axis, Series, draw
+from leandet.report.chart import COLOURS, Axis, Series, picture
 
-RESULTS = Path(__file__).parent / "results" / "pruning.json"
 REMAINING = (0.7, 0.5)
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +121,26 @@ def study(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
                 continue
             print(f"== {cell.key}", flush=True)
             cells[cell.key] = {"remaining": cell.remaining, **run(cell, arguments)}
-            write_json(arguments.out, results)
+            save(arguments.name, results)
 
     fill(first_cells(arguments))
     results["best"] = best_two(list(cells.values()), arguments)
     fill(further_cells(arguments, results["best"]))
-    write_json(arguments.out, results)
+    save(arguments.name, results)
 
 
-def table(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """All cells, in Markdown."""
-    lines = [
-        "| data | backbone | criterion | multiply-adds | AP before | cut | recalibrated | fine-tuned | p50 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for cell in results["cells"].values():
         points = {point["name"].split("-")[-1]: point for point in cell["points"]}
         share = cell["after"]["multiply_adds"] / cell["before"]["multiply_adds"]
-        ap = [f"{100 * points[n]['ap']:.1f} %" if n in points else "" for n in ("cut", "recalibrated", "tuned")]
-        ratio = cell["p50_ms"] / cell["before_p50_ms"]
-        lines.append(
-            f"| {cell['data']} | {cell['backbone']} | {cell['criterion']} | {share:.0%} | "
-            f"{100 * cell['before']['ap']:.1f} % | {' | '.join(ap)} | {cell['p50_ms']:.2f} ms ({ratio:.2f}x) |"
-        )
-    return "\n".join(lines)
+        ap = [
+            f"{100 * points[n]['ap']:.1f} %" if n in points else "" for n in ("before", "cut", "recalibrated", "tuned")
+        ]
+        time = f"{cell['before_p50_ms']:.2f} -> {cell['p50_ms']:.2f} ms ({cell['p50_ms'] / cell['before_p50_ms']:.2f}x)"
+        rows.append([f"{cell['data']}, {cell['backbone']}, {cell['criterion']}", f"{share:.0%}", *ap, time])
+    return table(["detector", "multiply-adds", "AP", "cut", "recalibrated", "fine-tuned", "p50"], rows)
 
 
 def chart(results: dict[str, Any], arguments: argparse.Namespace) -> str:
@@ -159,16 +152,10 @@ def chart(results: dict[str, Any], arguments: argparse.Namespace) -> str:
         whole = cell["before"]["multiply_adds"]
         points = curves.setdefault(cell["criterion"], [(100.0, 100 * cell["before"]["ap"])])
         points.append((100 * cell["after"]["multiply_adds"] / whole, 100 * cell["after"]["ap"]))
-    names = sorted(curves, key=lambda name: -sum(ap for _, ap in curves[name]))[: len(COLOURS)]
+    names = sorted(curves, key=lambda name: -sum(ap for _, ap in curves[name]))[:COLOURS]
     series = [Series(name, sorted(curves[name])) for name in names]
-    svg = str(draw("AP against multiply-adds", series, Axis("multiply-adds left, %"), Axis("AP, %")))
-    style = "".join(f".s{i}{{stroke:{c};fill:none}}circle.s{i}{{fill:{c}}}" for i, c in enumerate(COLOURS))
-    legend = "".join(
-        f'<text x="70" y="{24 + 14 * i}" fill="{COLOURS[i]}" font-size="11">{name}</text>'
-        for i, name in enumerate(names)
-    )
-    svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"', 1)
-    return svg.replace(">", f"><style>{style}text{{font-size:11px}}</style>{legend}", 1)
+    title = f"{arguments.backbones[0]} on {arguments.data[0]}, pruned"
+    return str(picture(title, series, Axis("multiply-adds left, %"), Axis("AP, %")))
 
 
 def main() -> None:
@@ -176,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder that holds the data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and checkpoints")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="pruning", help="of the result file")
     parser.add_argument("--data", nargs="+", default=["bccd", "cards"])
     parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "shufflenet_v2_x1_0"])
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), choices=list(CRITERIA))
@@ -192,12 +179,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", action="store_true", help="print what is there")
     arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    results = load(arguments.name)
     if not arguments.table:
-        results |= {"machine": describe_machine(), "command": " ".join(["python", *sys.argv])}
         study(arguments, results)
-    print(table(results))
-    write_text(arguments.out.with_suffix(".svg"), chart(results, arguments))
+    print(page(results))
+    write_text(DOCS / f"{arguments.name}.svg", chart(results, arguments))
 
 
 if __name__ == "__main__":

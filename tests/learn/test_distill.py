@@ -27,7 +27,8 @@ SIZE = Size(64, 64)
 def tiny(seed: int, classes: int = 3) -> Detector:
     torch.manual_seed(seed)
     detector = Detector(Spec("mobilenet_v2_035", classes, SIZE, width=16))
-    torch.nn.init.normal_(detector.head.classify[-1].weight, std=2.0)
+    for tower in detector.head.classify:
+        torch.nn.init.normal_(tower[-1].weight, std=2.0)
     recalibrate(detector, [pictures()])
     return detector
 
@@ -66,7 +67,8 @@ def test_the_nearer_to_the_teacher_the_less_the_loss():
 def test_a_duplicate_is_taught_to_be_silent():
     teacher = tiny(0)
     with torch.no_grad():
-        teacher.head.choose[-1].bias.fill_(-20)  # answers nowhere
+        for tower in teacher.head.choose:
+            tower[-1].bias.fill_(-20)  # answers nowhere
     own = maps_of(teacher)
     chosen = [m.clone().fill_(5).requires_grad_() for m in own.chosen]
     Distillation(teacher)(teacher, own._replace(chosen=chosen), pictures()).backward()

@@ -48,7 +48,8 @@ def model(tmp_path_factory):
     """A detector with scores and boxes that depend on the picture, untrained."""
     torch.manual_seed(0)
     detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
-    torch.nn.init.normal_(detector.head.classify[-1].weight, std=0.5)
+    for tower in detector.head.classify:
+        torch.nn.init.normal_(tower[-1].weight, std=0.5)
     generator = np.random.default_rng(0)
     views = [cv2.resize(generator.integers(0, 256, (6, 8, 3), np.uint8), (64, 64)) for _ in range(16)]
     detector = recalibrate(detector, [torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2))])
@@ -243,3 +244,11 @@ def test_what_is_exported_is_the_pruned_detector(model, dataset, tmp_path):
     assert row["multiply_adds"] == exported["multiply_adds"]
     assert exported["path"] == "model.onnx"
     assert open_runtime(tmp_path / "model.onnx", 1).card.spec == load_detector(tmp_path / "pruned.safetensors")[0].spec
+
+
+def test_a_mistake_found_at_once_does_not_use_up_the_folder(model, dataset, tmp_path):
+    out = tmp_path / "p.safetensors"
+    with pytest.raises(UserError, match="matches no layer"):
+        prune_detector(model, dataset, out, dataclasses.replace(HALF, rules=(Rule("nowhere"),)))
+    result = prune_detector(model, dataset, out, dataclasses.replace(HALF, epochs=0))  # mended: goes on, no --resume
+    assert [p["name"] for p in result["points"]] == ["before", "cut", "recalibrated"]

@@ -130,7 +130,7 @@ def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
         progress,
-        Bar(leave=False),
+        Bar(leave=False, console_kwargs={"stderr": True}),  # standard output belongs to the answer
         ModelCheckpoint(
             out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
         ),

@@ -8,7 +8,7 @@ from typing import Any
 from leandet.detector.files import load_detector
 from leandet.pipeline.goal import remaining
 from leandet.pipeline.options import Options
-from leandet.pipeline.prune import SUFFIX, Pruning, prune_detector
+from leandet.pipeline.prune import REQUEST, SUFFIX, Pruning, prune_detector
 from leandet.pipeline.stages import Export, Stage, Train, Work, describe
 
 PRUNED = "pruned.safetensors"
@@ -30,7 +30,7 @@ class Prune:
             threads=options.threads,
         )
         path = work.path(PRUNED)
-        resume = work.resume and path.with_suffix(SUFFIX).is_dir()
+        resume = work.resume and (path.with_suffix(SUFFIX) / REQUEST).is_file()
         result = prune_detector(work.latest, work.dataset, path, pruning, resume=resume)
         described = describe(work, path, load_detector(path)[0])
         return {**described, "goal": result["goal"], "criterion": result["criterion"], "points": result["points"]}

@@ -36,7 +36,7 @@ from leandet.pipeline.scoring import CRITERIA, Pictures
 from leandet.pipeline.stages import judged, with_metrics
 from leandet.runtime import open_runtime
 
-REQUEST, SUFFIX = "prune.json", ".pruning"
+REQUEST, SUFFIX, BEFORE = "prune.json", ".pruning", "before"
 BENCH_SECONDS, BENCH_IMAGES = 4.0, 32
 Tell = Callable[[str], None]
 
@@ -147,7 +147,7 @@ def prune_detector(
     teacher = None if pruning.teacher is None else load_teacher(pruning.teacher, card.classes, card.spec.levels)
     folder = out.with_suffix(SUFFIX)
     request = {"model": str(model), "data": str(dataset.root), **pruning.to_json()}
-    made = any(folder.glob("*.safetensors"))
+    made = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))  # worth keeping
     check_request(folder / REQUEST, request, "pruning", resume=resume, made=made)
     write_json(folder / REQUEST, request)
     if pruning.threads:
@@ -171,12 +171,13 @@ class _Job:
 
     def run(self, detector: Detector, out: Path) -> dict[str, Any]:
         """All points, the file and the times."""
-        uncut = detector
-        detector = self._point("before", lambda: detector)
-        if self.pruning.sparse_epochs:
-            epochs = self.pruning.sparse_epochs
+        uncut = self._point(BEFORE, lambda: detector)
+        steps, epochs = self.pruning.steps, self.pruning.sparse_epochs
+        if (steps > 1 or epochs) and not self._known("sparse" if epochs else "1-cut"):
+            self._cut(uncut, uncut, 0, steps)  # is the goal in reach at all? before hours of training
+        if epochs:
             detector = self._point("sparse", lambda: self._tune(uncut, epochs, "sparse", sparse=True))
-        for step in range(1, self.pruning.steps + 1):
+        for step in range(1, steps + 1):
             detector = self._step(uncut, detector, step)
         self.say("measuring both in ONNX Runtime")
         times = self._stopwatch().compare([uncut, detector])
@@ -197,8 +198,6 @@ class _Job:
     def _step(self, uncut: Detector, detector: Detector, step: int) -> Detector:
         """Cut, recalibrate, fine-tune."""
         pruning, name = self.pruning, f"{step}-" if self.pruning.steps > 1 else ""
-        if step == 1 and pruning.steps > 1 and not self._known(f"{name}cut"):
-            self._cut(uncut, detector, 0, pruning.steps)  # is the goal in reach at all? before hours of fine-tuning
         cut = self._point(f"{name}cut", lambda: self._cut(uncut, detector, step - 1, step).module)
         calm = self._point(f"{name}recalibrated", lambda: recalibrate(cut, self._pictures(cut).plain()))
         last = step == pruning.steps
