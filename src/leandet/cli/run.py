@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leandet.cli.arguments import Json, Threads
+from leandet.errors import UserError
 
 if TYPE_CHECKING:
     from leandet.runtime.bench import BenchReport
@@ -55,14 +56,21 @@ def bench_command(
         typer.Option(help="Image file, folder or pattern; may be repeated. A drawn 640x480 picture if left out."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images in one call.")] = 1,
+    batches: Annotated[
+        str | None, typer.Option(help="Other numbers of images in a call to try for the most images/s, such as 4,16.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled images: AP is measured on test, else val.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="An .svg file to draw accuracy against latency into.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast models run on this machine: photograph in, boxes out."""
+    """Measure models side by side on this machine: photograph in, boxes out, cold start and memory."""
     from rich.console import Console
 
     from leandet.runtime.bench import bench
     from leandet.runtime.sources import find_images
 
+    if chart is not None and chart.suffix != ".svg":
+        raise UserError(f"--chart {chart} must end in .svg.")
     errors = Console(stderr=True)
     report = bench(
         models,
@@ -70,12 +78,44 @@ def bench_command(
         find_images(images) if images else None,
         seconds=seconds,
         batch=batch,
+        batches=_numbers(batches),
+        fresh=True,
         warn=lambda text: errors.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True),
     )
+    if data is not None:
+        report = report.with_ap(_accuracies(models, data, threads))
+    if chart is not None:
+        from leandet.report.bench import write_bench_chart
+
+        write_bench_chart(report.rows, chart)
     if as_json:
         typer.echo(json.dumps(report.to_json()))
     else:
         _print_table(report)
+
+
+def _numbers(text: str | None) -> list[int]:
+    """`4,16` -> [4, 16]."""
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise UserError(f"--batches must be whole numbers such as 4,16, not {text!r}.") from error
+
+
+def _accuracies(models: list[Path], data: Path, threads: int | None) -> list[float]:
+    """Average precision of each model on the judged split, a fraction."""
+    from leandet.data.read import read
+    from leandet.evaluate import check_classes, evaluate
+    from leandet.runtime import open_runtime
+
+    dataset, _ = read(data)
+    samples = dataset.splits.get("test") or dataset.splits["val"]
+    found = []
+    for model in models:
+        runtime = open_runtime(model, threads)
+        check_classes(runtime, dataset.classes, str(data))
+        found.append(evaluate(runtime, samples, dataset.classes)[0].ap)
+    return found
 
 
 def _print_table(report: BenchReport) -> None:
@@ -91,19 +131,27 @@ def _print_table(report: BenchReport) -> None:
         pad_edge=False,
     )
     table.add_column("model", overflow="fold")
-    for name in ("input px", "precision", "p50/p90/p99 ms", "pre/net/post ms", "images/s", "MB", "AP %"):
+    for name in ("input px", "engine", "p50/p90/p99 ms", "pre/net/post ms", "images/s", "best", "cold ms", "RAM MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("file MB", "AP %"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
             escape(row.model),
             f"{row.size[1]}x{row.size[0]}",
-            escape(row.precision),
+            escape(f"{row.runtime} {row.precision}"),
             f"{row.p50_ms:.2f}/{row.p90_ms:.2f}/{row.p99_ms:.2f}",
             f"{row.preprocess_p50_ms:.2f}/{row.network_p50_ms:.2f}/{row.postprocess_p50_ms:.2f}",
             f"{row.images_per_s:.1f}",
+            "-" if row.best_batch is None else f"{row.best_images_per_s:.1f} at {row.best_batch}",
+            "-" if row.cold_start_ms is None else f"{row.cold_start_ms:.0f}",
+            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
             f"{row.bytes / 1e6:.2f}",
             "-" if row.ap is None else f"{100 * row.ap:.1f}",
         )
     console = Console()
     # A pipe or a log has no width of its own: do not fold what another program will read.
-    Console(width=None if console.is_terminal else 160).print(table)
+    Console(width=None if console.is_terminal else 200).print(table)
+    versions = report.machine["versions"]
+    if isinstance(versions, dict):
+        typer.echo(", ".join(f"{name} {version}" for name, version in versions.items()))

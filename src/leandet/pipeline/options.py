@@ -35,6 +35,7 @@ class Options:
         seed: of everything random.
         threads: of training and of the measured runtime; None for all usable cores.
         budget_ms: the p50 latency to meet, photograph in, boxes out; None for none.
+        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it.
     """
 
     data: Path
@@ -48,6 +49,7 @@ class Options:
     seed: int = 0
     threads: int | None = None
     budget_ms: float | None = None
+    int8: bool = False
 
     def __post_init__(self) -> None:
         check_size(Size(self.size, self.size))

@@ -16,7 +16,7 @@ from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures
-from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run_stage
+from leandet.pipeline.stages import CHECKPOINTS, Stage, Train, Work, run_stage, stages_of
 from leandet.report import CurvePoint, write_report
 
 REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
@@ -49,8 +49,9 @@ def build(options: Options, *, resume: bool = False, tell: Callable[[str], None]
     """
     say = tell or (lambda line: None)
     work, report = _begin(options, resume, say)
-    for number, stage in enumerate(STAGES, 1):
-        say(f"stage {number} of {len(STAGES)}: {stage.name}")
+    stages = stages_of(options)
+    for number, stage in enumerate(stages, 1):
+        say(f"stage {number} of {len(stages)}: {stage.name}")
         work.done[stage.name] = _finished(stage, work) or _run(stage, work)
     results = _results(work, report)
     write_json(options.out / RESULTS, results)
