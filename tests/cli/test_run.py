@@ -2,8 +2,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from xml.etree import ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import pytest

@@ -17,22 +17,35 @@ if TYPE_CHECKING:
 
 def detect_command(
     model: Annotated[Path, typer.Argument(help="The model file: .onnx, or .safetensors where torch is installed.")],
-    sources: Annotated[list[str], typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders or patterns; or one video file, stream (rtsp://...) or camera number."),
+    ],
     save: Annotated[Path, typer.Option(help="Folder for the drawn pictures and detections.json.")] = Path(
         "runs/detect"
     ),
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Drop scores under this, 0 to 1.")] = 0.3,
+    track: Annotated[bool, typer.Option("--track", help="Follow objects through a video (ByteTrack).")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of a video.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Detect objects in images: a drawn picture for each and one detections.json."""
+    """Detect objects in images or in one video: drawn pictures, or a drawn video, and the figures as JSON."""
     import cv2
     from rich.console import Console
 
     from leandet.runtime import open_runtime
     from leandet.runtime.detect import detect
+    from leandet.runtime.frames import is_video
     from leandet.runtime.sources import find_images
 
+    if any(is_video(source) for source in sources):
+        if len(sources) > 1:
+            raise UserError("a video, camera or stream is detected in alone: name it as the only source.")
+        _detect_video(model, sources[0], save, threshold, track, frames, threads, as_json=as_json)
+        return
+    if track or frames:
+        raise UserError("--track and --frames are for a video, camera or stream, not for images.")
     images = find_images(sources)
     runtime = open_runtime(model, threads)
     cv2.setNumThreads(runtime.threads)
@@ -44,6 +57,35 @@ def detect_command(
     typer.echo(
         f"{summary.detections} objects in {summary.images} images{skipped}, {summary.seconds:.1f} s; "
         f"pictures and detections.json are in {save}"
+    )
+
+
+def _detect_video(
+    model: Path,
+    source: str,
+    save: Path,
+    threshold: float,
+    track: bool,
+    frames: int | None,
+    threads: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    import cv2
+
+    from leandet.runtime import open_runtime
+    from leandet.runtime.video import detect_video
+
+    runtime = open_runtime(model, threads)
+    cv2.setNumThreads(runtime.threads)
+    summary = detect_video(runtime, runtime.card.classes, source, save, threshold, track=track, most=frames)
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
+        return
+    followed = "" if summary.tracks is None else f" on {summary.tracks} tracks"
+    typer.echo(
+        f"{summary.detections} objects{followed} in {summary.frames} frames, {summary.dropped} dropped, "
+        f"{summary.seconds:.1f} s; the drawn video is {summary.video}, the figures are {summary.results}"
     )
 
 

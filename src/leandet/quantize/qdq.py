@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,13 @@ class OnnxQuantizer:
     Args:
         model: the float32 file of `leandet export`.
         images: calibration images, each uint8 (1, 3, H, W) RGB letterboxed.
+        learned: for some layers, the lowest and highest value of what they read, to be taken instead of those seen.
         reduce_range: use 7 bits of each weight, for x86 processors without VNNI, whose 16-bit sums overflow.
     """
 
-    def __init__(self, model: Path, images: Images, *, reduce_range: bool) -> None:
+    def __init__(
+        self, model: Path, images: Images, *, reduce_range: bool, learned: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
         self._model = onnx.shape_inference.infer_shapes(onnx.load(model))
         self.images = images
         self._reduce_range = reduce_range
@@ -94,6 +97,7 @@ class OnnxQuantizer:
         self._nodes &= {node.name for node in graph.node}  # without the normalisation
         self._shapes = _shapes(graph)
         self.layers = _layers(graph, self._nodes)
+        self._fixed = {**_read_ranges(graph, self.layers, learned or {}), SHIFTED: SHIFTED_RANGE}
 
     def write(self, path: Path, card: Card, calibration: Calibration, keep: Iterable[str] = ()) -> None:
         """Write the 8-bit model with its card.
@@ -165,9 +169,10 @@ class OnnxQuantizer:
                 for start in range(0, len(self.images), CHUNK):
                     calibrator.collect_data(_Reader(self.images[start : start + CHUNK]))
                 ranges = calibrator.compute_data()
-            if SHIFTED in ranges:
-                low, high = (np.array(bound, np.float32) for bound in SHIFTED_RANGE)
-                ranges[SHIFTED] = TensorData(lowest=low, highest=high)
+            for tensor, bounds in self._fixed.items():
+                if tensor in ranges:
+                    low, high = (np.array(bound, np.float32) for bound in bounds)
+                    ranges[tensor] = TensorData(lowest=low, highest=high)
             self._ranges[calibration] = ranges
         return self._ranges[calibration]
 
@@ -197,6 +202,20 @@ def _layers(graph: onnx.GraphProto, quantizable: set[str]) -> dict[str, frozense
         if node.op_type in ("Conv", "MatMul") and node.name in quantizable:
             layers.setdefault(node.input[1].removeprefix("detector.").removesuffix(".weight"), set()).add(node.name)
     return {name: frozenset(nodes) for name, nodes in layers.items()}
+
+
+def _read_ranges(
+    graph: onnx.GraphProto, layers: Mapping[str, frozenset[str]], learned: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The widest range learned by the layers that read a tensor, layout changes in between looked through."""
+    moved = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    found: dict[str, tuple[float, float]] = {}
+    for layer, (low, high) in learned.items():
+        for node in (node for node in graph.node if node.name in layers.get(layer, ())):
+            tensor = moved.get(node.input[0], node.input[0])
+            before = found.get(tensor, (low, high))
+            found[tensor] = (min(low, before[0]), max(high, before[1]))
+    return found
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, int, int]]:
