@@ -49,7 +49,12 @@ EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preproces
     "",
 }
 NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch"}
-ENGINES = {"runtime.openvino", "runtime.ncnn", "runtime.litert", "runtime.video"}  # loaded only when a model asks for them
+ENGINES = {
+    "runtime.openvino",
+    "runtime.ncnn",
+    "runtime.litert",
+    "runtime.video",
+}  # loaded only when a model asks for them
 
 
 def name_of(path: Path) -> str:

@@ -36,9 +36,7 @@ def test_two_models_in_turns(make_onnx):
 
 
 def test_other_batches_and_a_process_of_its_own(make_onnx):
-    value = json.loads(
-        json.dumps(bench([make_onnx()], threads=1, seconds=0.02, batches=(2, 3), fresh=True).to_json())
-    )
+    value = json.loads(json.dumps(bench([make_onnx()], threads=1, seconds=0.02, batches=(2, 3), fresh=True).to_json()))
     row = value["rows"][0]
     assert row["batch"] == 1
     assert row["best_batch"] in {1, 2, 3}

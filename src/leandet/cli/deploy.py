@@ -67,7 +67,8 @@ def quantize_command(
         int, typer.Option(min=0, help="Fine-tune a .safetensors detector this long with 8-bit rounding first.")
     ] = 0,
     simulate: Annotated[
-        str | None, typer.Option(help="Only show the accuracy of fewer bits, as lsq or dorefa would give; writes nothing.")
+        str | None,
+        typer.Option(help="Only show the accuracy of fewer bits, as lsq or dorefa would give; writes nothing."),
     ] = None,
     bits: Annotated[int, typer.Option(min=2, max=8, help="Bits for --simulate.")] = 4,
     threads: Threads = None,

@@ -160,7 +160,7 @@ def detach(convolutions: dict[str, nn.Conv2d]) -> dict[str, tuple[float, float]]
         layer._forward_pre_hooks.clear()
         reads = getattr(layer, INPUT_QUANTIZER, None)
         if isinstance(reads, Range):
-            ranges[name] = (min(0.0, float(reads.low)), max(0.0, float(reads.high)))
+            ranges[name] = (min(0.0, reads.low.item()), max(0.0, reads.high.item()))
         if reads is not None:
             delattr(layer, INPUT_QUANTIZER)
     return ranges

@@ -80,7 +80,12 @@ class OnnxQuantizer:
     """
 
     def __init__(
-        self, model: Path, images: Images, *, reduce_range: bool, learned: Mapping[str, tuple[float, float]] | None = None
+        self,
+        model: Path,
+        images: Images,
+        *,
+        reduce_range: bool,
+        learned: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self._model = onnx.shape_inference.infer_shapes(onnx.load(model))
         self.images = images

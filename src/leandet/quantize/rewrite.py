@@ -89,7 +89,9 @@ def multiply_answers(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
             helper.make_node("Transpose", [source], [last], last, perm=TO_LAST),
             helper.make_node("MatMul", [last, weight], [product], name),
             *(helper.make_node("Add", [product, b], [summed], summed) for b in bias),
-            helper.make_node("Transpose", [summed if bias else product], [node.output[0]], f"{name}.first", perm=TO_FIRST),
+            helper.make_node(
+                "Transpose", [summed if bias else product], [node.output[0]], f"{name}.first", perm=TO_FIRST
+            ),
         ]
         _replace(graph, [node], nodes)
         found |= {last, name}

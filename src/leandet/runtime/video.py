@@ -187,7 +187,9 @@ class _Film:
         drawn = to_supervision(found)
         names = [f"{self._classes[label]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
         if tracks is not None:
-            names = [name if number is None else f"#{number} {name}" for number, name in zip(tracks, names, strict=True)]
+            names = [
+                name if number is None else f"#{number} {name}" for number, name in zip(tracks, names, strict=True)
+            ]
         scene = self._labels.annotate(self._boxes.annotate(scene, drawn), drawn, names)
         if self._writer is None:
             size = (image.shape[1], image.shape[0])
