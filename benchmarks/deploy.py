@@ -3,8 +3,8 @@
     python benchmarks/deploy.py MODEL.safetensors... --data DATA [--threads N] [--seconds S] [--out FILE.json]
 
 Each model is exported to all engines installed here, INT8 for ONNX Runtime and OpenVINO included; AP is measured on the
-test split (val where there is none), and all files of one model are timed in turns. Finished steps are kept in --out, so
-that an interrupted run goes on. `--table docs/deploy.md` writes the table between that file's two markers.
+test split (val where there is none), and all files of one model are timed in turns. Finished steps are kept in --out,
+so that an interrupted run goes on. `--table docs/deploy.md` writes the table between that file's two markers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def prepare(model: Path, dataset: Dataset, folder: Path, note: dict[str, Any], t
             if name in INT8:
                 if not eight.exists() or f"{name} int8" not in note:
                     source = folder / f"{model.parent.name}-{model.stem}.onnx"
-                    note[f"{name} int8"] = quantize(source, dataset, eight, force=True, threads=threads, tell=say).to_json()
+                    note[f"{name} int8"] = quantize(
+                        source, dataset, eight, force=True, threads=threads, tell=say
+                    ).to_json()
                 files.append(eight)
         except (UserError, ModuleNotFoundError) as error:
             note[f"{name} refused"] = str(error)
@@ -80,7 +82,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"Measured on {machine['cpu']}, {machine['usable_cores']} cores; photograph in, boxes out.",
         "",
-        "| model | engine | precision | input px | threads | AP % | p50 ms | times faster | cold start ms | RAM MB | file MB | INT8 gate |",
+        "| model | engine | precision | input px | threads | AP % | p50 ms | times faster "
+        "| cold start ms | RAM MB | file MB | INT8 gate |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, entry in result["models"].items():
@@ -91,7 +94,13 @@ def table(result: dict[str, Any]) -> str:
             eight = row["precision"] == "int8"
             names = {"onnxruntime": "onnx"}
             tried = entry["notes"].get(f"{names.get(row['runtime'], row['runtime'])} int8") if eight else None
-            gate = "-" if tried is None else "accepted" if tried["accepted"] else f"refused: {' and '.join(tried['reasons'])}"
+            gate = (
+                "-"
+                if tried is None
+                else "accepted"
+                if tried["accepted"]
+                else f"refused: {' and '.join(tried['reasons'])}"
+            )
             faster = f"{base[row['runtime']] / row['p50_ms']:.2f}" if eight and row["runtime"] in base else "-"
             memory = "-" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}"
             height, width = row["size"]
