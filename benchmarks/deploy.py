@@ -1,36 +1,34 @@
 """Every model in every format and precision: accuracy, latency and size.
 
-    python benchmarks/deploy.py MODEL.safetensors... --data DATA [--threads N] [--seconds S] [--out FILE.json]
+    python benchmarks/deploy.py MODEL.safetensors... --data DATA [--threads N] [--seconds S]
 
 Each model is exported to all engines installed here, INT8 for ONNX Runtime and OpenVINO included; AP is measured on the
-test split (val where there is none), and all files of one model are timed in turns. Finished steps are kept in --out,
-so that an interrupted run goes on. `--table docs/deploy.md` writes the table between that file's two markers.
+test split (val where there is none), and all files of one model are timed in turns. Finished models are kept in
+benchmarks/results/deploy.json, so that an interrupted run goes on; the table in docs/deploy.md is written from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
-from leandet.atomic import write_json, write_text
 from leandet.data.read import read
 from leandet.data.sample import Dataset
 from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
 from leandet.export import SUFFIXES, export
-from leandet.machine import describe_machine
 from leandet.quantize.quantize import calibration_images, quantize
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import bench
 
 INT8 = ("onnx", "openvino")
-BEGIN, END = "<!-- table of benchmarks/deploy.py -->", "<!-- end of table -->"
+NAME = "deploy"  # of the result and of its place in docs/deploy.md
 PICTURES = 32
 
 
@@ -79,13 +77,7 @@ def measure(files: list[Path], dataset: Dataset, rows: dict[str, Any], threads: 
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row for each file of each model."""
     machine = result["machine"]
-    lines = [
-        f"Measured on {machine['cpu']}, {machine['usable_cores']} cores; photograph in, boxes out.",
-        "",
-        "| model | engine | precision | input px | threads | AP % | p50 ms | times faster "
-        "| cold start ms | RAM MB | file MB | INT8 gate |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for model, entry in result["models"].items():
         base = {r["runtime"]: r["p50_ms"] for r in entry["rows"].values() if r.get("precision") == "float32"}
         for row in entry["rows"].values():
@@ -104,22 +96,14 @@ def table(result: dict[str, Any]) -> str:
             faster = f"{base[row['runtime']] / row['p50_ms']:.2f}" if eight and row["runtime"] in base else "-"
             memory = "-" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}"
             height, width = row["size"]
-            lines.append(
-                f"| {model} | {row['runtime']} | {row['precision']} | {width}x{height} | {row['threads']} "
-                f"| {100 * row['ap']:.2f} | {row['p50_ms']:.2f} | {faster} | {row['cold_start_ms']:.0f} | {memory} "
-                f"| {row['bytes'] / 1e6:.2f} | {gate} |"
-            )
-    return "\n".join(lines)
-
-
-def insert(page: Path, text: str) -> None:
-    """Put the table between the page's markers."""
-    whole = page.read_text(encoding="utf-8")
-    before, _, rest = whole.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise UserError(f"{page} lacks the lines {BEGIN} and {END}.")
-    write_text(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+            kind = f"{model}, {row['runtime']} {row['precision']}"
+            speed = (f"{100 * row['ap']:.2f}", f"{row['p50_ms']:.2f}", faster)
+            cost = (f"{row['cold_start_ms']:.0f}", memory, f"{row['bytes'] / 1e6:.2f}")
+            lines.append((kind, f"{width}x{height}", str(row["threads"]), *speed, *cost, gate))
+    headings = ("model and engine", "input px", "threads", "AP %", "p50 ms", "times faster")
+    costs = ("cold start ms", "RAM MB", "file MB", "INT8 gate")
+    where = f"On {machine['cpu']}, {machine['usable_cores']} cores, photograph in, boxes out; {result['command']}"
+    return f"{where}\n\n{record.table((*headings, *costs), lines)}"
 
 
 def say(line: str) -> None:
@@ -134,14 +118,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/deploy.json"))
     parser.add_argument("--files", type=Path, default=Path("runs/deploy"), help="Folder for the exported models.")
-    parser.add_argument("--again", action="store_true", help="Time models again that are in --out already.")
-    parser.add_argument("--table", type=Path, help="Page to write the table into.")
+    parser.add_argument("--again", action="store_true", help="Time again what was timed already.")
     options = parser.parse_args()
-    result: dict[str, Any] = {"machine": describe_machine(), "models": {}}
-    if options.out.is_file():
-        result["models"] = json.loads(options.out.read_text(encoding="utf-8"))["models"]
+    result: dict[str, Any] = {"models": {}, **record.load(NAME)}
     if options.models:
         if options.data is None:
             parser.error("--data is needed to measure models")
@@ -153,14 +133,14 @@ def main() -> None:
             continue
         say(f"== {name}")
         files = prepare(model, dataset, options.files, entry["notes"], options.threads)
-        write_json(options.out, result)
+        record.save(NAME, result)
         measure(files, dataset, entry["rows"], options.threads, options.seconds)
         entry["done"] = True
-        write_json(options.out, result)
-    text = table(result)
-    say(text)
-    if options.table:
-        insert(options.table, text)
+        record.save(NAME, result)
+    if result["models"]:
+        text = table(record.load(NAME))
+        say(text)
+        record.fill(record.DOCS / "deploy.md", NAME, text)
 
 
 if __name__ == "__main__":

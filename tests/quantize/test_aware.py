@@ -90,7 +90,7 @@ def test_quantisers_come_off_as_they_went_on(detector, dataset):
     with torch.no_grad():
         rounded = detector(images).logits
     copied = copy.deepcopy(detector)  # as the averaging of weights does
-    copied.head.classify[-1].input_quantizer.high.data.fill_(0.0)
+    copied.head.classify[0][-1].input_quantizer.high.data.fill_(0.0)
     with torch.no_grad():
         torch.testing.assert_close(detector(images).logits, rounded)
     assert not torch.equal(rounded, before)
@@ -114,11 +114,10 @@ def test_what_is_learned_is_exported(detector, dataset, tmp_path):
     graph = onnx.load(tmp_path / "int8.onnx").graph
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     made = {node.output[0]: node for node in graph.node}
-    layer = "head.regress.0.0.0"  # a neck's output: read by three towers, so the widest of three
-    reads = [made[node.input[0]] for node in graph.node if node.name in quantizer.layers[layer]]
+    towers = [f"head.{tower}.0.0.0.0" for tower in ("classify", "choose", "regress")]  # all read one neck's output
+    reads = [made[node.input[0]] for node in graph.node for t in towers if node.name in quantizer.layers[t]]
     assert len(reads) == 3
-    towers = [tuned.ranges[f"head.{tower}.0.0.0"] for tower in ("classify", "choose", "regress")]
-    wide = max(high for _, high in towers) - min(low for low, _ in towers)
+    wide = max(tuned.ranges[t][1] for t in towers) - min(tuned.ranges[t][0] for t in towers)
     for node in reads:
         assert float(stored[node.input[1]]) == pytest.approx(wide / 255, rel=1e-4)
 
@@ -135,6 +134,6 @@ def test_a_simulation_says_what_it_is(detector, dataset, tmp_path):
     assert value["simulated"] is True
     assert (value["split"], value["images"], value["bits"]) == ("val", 2, 4)
     assert 0 <= value["ap"] <= 1
-    assert isinstance(detector.head.classify[-1].parametrizations.weight[0], Lsq)
-    assert detector.head.classify[-1].parametrizations.weight[0].most == 127  # 8 bit at both ends
+    assert isinstance(detector.head.classify[0][-1].parametrizations.weight[0], Lsq)
+    assert detector.head.classify[0][-1].parametrizations.weight[0].most == 127  # 8 bit at both ends
     assert detector.neck.reduce[0][0].parametrizations.weight[0].most == 7

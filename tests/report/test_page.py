@@ -6,13 +6,14 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from leandet.errors import UserError
 from leandet.report import page
-from leandet.report.chart import Axis, Series, draw
+from leandet.report.chart import Axis, Series, draw, picture
 from leandet.report.figures import change, kilobytes, milliseconds, plain, seconds
 from leandet.report.page import CurvePoint, Picture, write_report
 
@@ -212,6 +213,14 @@ def test_charts_keep_inside_their_frame(values: list[float], whole: bool) -> Non
     ticks = re.findall(r'text-anchor="end">([^<]*)<', svg)
     assert 2 <= len(ticks) <= 9
     assert len(set(ticks)) == len(ticks)
+
+
+def test_a_chart_in_a_file_of_its_own_needs_no_page() -> None:
+    svg = picture("a < b", [Series("one & two", [(0, 1), (2, 3)], joined=False)], Axis("x, M"), Axis("y, ms"))
+    root = ElementTree.fromstring(svg)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a < b", "one & two", "x, M", "y, ms"} <= set(texts)
+    assert "circle.s0{fill:" in svg
 
 
 def test_figures() -> None:

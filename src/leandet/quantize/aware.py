@@ -115,7 +115,8 @@ def simulate(
     samples = dataset.splits[split]
     before, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
-    outer = {id(tower[-1]) for tower in (detector.head.classify, detector.head.choose, detector.head.regress)}
+    head = detector.head
+    outer = {id(tower[-1]) for towers in (head.classify, head.choose, head.regress) for tower in towers}
     quantizers = METHODS[method]
 
     def make(layer: nn.Conv2d) -> tuple[nn.Module, nn.Module]:

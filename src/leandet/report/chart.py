@@ -13,6 +13,21 @@ COLOURS = 6  # classes s0 to s5 in the page's style sheet
 _WIDTH, _HEIGHT = 440, 260  # small, so that the letters stay readable when a phone shrinks it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 
+# A chart in a file of its own: width, height, both as shown, title's left, title, chart, legend. The page's colours.
+_FILE = Markup(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{2}" height="{3}" font-family="sans-serif">'
+    "<style>text{{fill:#656b73;font-size:11px}}.title{{font-size:13px;font-weight:600;fill:#1c1f23}}"
+    ".grid{{stroke:#e3e4e1}}.axis{{stroke:#656b73}}.limit{{stroke:#b3261e;stroke-dasharray:5 4}}"
+    "polyline{{fill:none;stroke-width:2}}circle{{stroke:#fff}}"
+    "polyline.s0{{stroke:#2b62b5}}circle.s0{{fill:#2b62b5}}"
+    "polyline.s1{{stroke:#d0702b}}circle.s1{{fill:#d0702b}}"
+    "polyline.s2{{stroke:#2c8f68}}circle.s2{{fill:#2c8f68}}"
+    "polyline.s3{{stroke:#8a56b0}}circle.s3{{fill:#8a56b0}}"
+    "polyline.s4{{stroke:#a98a1c}}circle.s4{{fill:#a98a1c}}"
+    "polyline.s5{{stroke:#b8486a}}circle.s5{{fill:#b8486a}}"
+    '</style><rect width="{0}" height="{1}" fill="#fff"/><text class="title" x="{4}" y="18">{5}</text>{6}{7}</svg>\n'
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -94,6 +109,30 @@ def draw(title: str, series: Sequence[Series], x: Axis, y: Axis, limit: float | 
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _WIDTH, _HEIGHT, title, Markup("").join(parts)
     )
+
+
+def picture(title: str, series: Sequence[Series], x: Axis, y: Axis, limit: float | None = None) -> Markup:
+    """The chart of `draw` as an SVG file of its own: on white, with its style, title and legend inside.
+
+    Args:
+        title: written above.
+        series, x, y, limit: as for `draw`.
+    """
+    head, line = 26, 16
+    rows = [series[i : i + 3] for i in range(0, len(series), 3)]
+    height = head + _HEIGHT + line * len(rows) + 6
+    legend = [
+        Markup('<circle class="s{}" cx="{}" cy="{}" r="4"/><text class="label" x="{}" y="{}">{}</text>').format(
+            (3 * row + column) % COLOURS, left, top - 4, left + 9, top, one.name
+        )
+        for row, names in enumerate(rows)
+        for column, one in enumerate(names)
+        for left, top in [(_LEFT + column * 128, head + _HEIGHT + line * (row + 1) - 4)]
+    ]
+    chart = draw(title, series, x, y, limit).replace(
+        "<svg ", Markup('<svg x="0" y="{}" width="{}" height="{}" ').format(head, _WIDTH, _HEIGHT), 1
+    )
+    return _FILE.format(_WIDTH, height, _WIDTH * 3 // 2, height * 3 // 2, _LEFT, title, chart, Markup("").join(legend))
 
 
 def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Scale:
