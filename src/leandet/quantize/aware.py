@@ -78,7 +78,7 @@ def tune(detector: Detector, card: Card, dataset: Dataset, scratch: Path, *, epo
     ranges = detach(layers)
     path = scratch / "tuned.onnx"
     export(copied, card, path, np.concatenate(images[:2]))
-    return Tuned(path, ranges)
+    return Tuned(path, ranges, epochs)
 
 
 def simulate(

@@ -49,10 +49,12 @@ class Tuned:
     Attributes:
         model: its float32 `.onnx`.
         ranges: for each layer, the lowest and highest value of what it reads, as learned.
+        epochs: of fine-tuning.
     """
 
     model: Path
     ranges: dict[str, tuple[float, float]]
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,11 @@ def quantize(
         )
         pictures = [sample.image for sample in search.samples[:BENCH_IMAGES]]
         times = bench([base, best.path], threads, pictures, seconds=seconds, warn=say)
-        replace_card(best.path, _card(source.card, best, after, split, len(images)))
+        provenance = {
+            "calibration": f"{best.calibration.value}, {len(images)} images of train",
+            "fine_tuned": "no" if tuned is None else f"{tuned.epochs} epochs",
+        }
+        replace_card(best.path, _card(source.card, best, after, split, provenance))
         judged = _Judged(split, before, after, times)
         result = _result(out, best, tried, judged, _reasons(judged, max_drop), len(images))
         if result.accepted or force:
@@ -340,14 +346,14 @@ def _result(
     )
 
 
-def _card(card: Card, best: _Candidate, scores: Scores, split: str, images: int) -> Card:
+def _card(card: Card, best: _Candidate, scores: Scores, split: str, how: dict[str, str]) -> Card:
     """The 8-bit model's own figures in place of its source's."""
     figures = scores.to_json()
     measured = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
     provenance = {
         **card.provenance,
         "precision": "int8",
-        "calibration": f"{best.calibration.value}, {images} images of train",
+        **how,
         "float32_layers": ", ".join(best.keep) or "none",
         "judged": split,
     }
