@@ -104,7 +104,7 @@ def test_quantisers_come_off_as_they_went_on(detector, dataset):
 
 def test_what_is_learned_is_exported(detector, dataset, tmp_path):
     card = Card(CLASSES, detector.spec)
-    before = detector.backbone.state_dict()
+    before = copy.deepcopy(detector.backbone.state_dict())
     tuned = tune(detector, card, dataset, tmp_path, epochs=1)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), detector.backbone.state_dict().values(), strict=True))
     images = calibration_images(dataset.splits["train"], SIZE)

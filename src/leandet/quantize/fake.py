@@ -62,7 +62,8 @@ class Range(nn.Module):
         low = self.low.clamp(max=0)
         step = (self.high.clamp(min=0) - low).clamp(min=1e-8) / self.steps
         zero = rounded(-low / step)
-        return (rounded(x / step + zero).clamp(0, self.steps) - zero) * step
+        found: Tensor = (rounded(x / step + zero).clamp(0, self.steps) - zero) * step
+        return found
 
 
 class Lsq(nn.Module):
@@ -109,7 +110,8 @@ class DorefaWeight(nn.Module):
         """Any shape -> the same on its grid."""
         bent = weight.tanh()
         unit = bent / (2 * bent.detach().abs().max().clamp(min=1e-12)) + 0.5
-        return (2 * rounded(unit * self.steps) / self.steps - 1) * weight.detach().abs().max()
+        found: Tensor = (2 * rounded(unit * self.steps) / self.steps - 1) * weight.detach().abs().max()
+        return found
 
 
 def attach(module: nn.Module, make: Make, images: Tensor) -> dict[str, nn.Conv2d]:
