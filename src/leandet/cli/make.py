@@ -66,6 +66,9 @@ def build_command(
     prune: Annotated[
         float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise too; the INT8 file is chosen if it is faster and as accurate.")
+    ] = False,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +85,7 @@ def build_command(
         backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
         epochs = epochs or DEMO_EPOCHS
     limit = None if budget is None else milliseconds(budget)
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit, prune)
+    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit, prune, int8)
     result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
@@ -111,6 +114,9 @@ def _print_result(result: Result) -> None:
         )
     console = Console()
     console.print(table)
+    for row in results["stages"]:
+        if (tried := row.get("int8")) and not tried["accepted"]:
+            typer.echo(f"INT8 was refused: {' and '.join(tried['reasons'])}")
     if results["budget_ms"] is not None:
         verdict = "meets" if results["met"] else "misses"
         typer.echo(f"{results['chosen']['p50_ms']:.2f} ms {verdict} the budget of {results['budget_ms']:g} ms")

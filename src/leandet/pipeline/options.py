@@ -36,6 +36,7 @@ class Options:
         threads: of training and of the measured runtime; None for all usable cores.
         budget_ms: the p50 latency to meet, photograph in, boxes out; None for none.
         prune: share of the multiply-adds to cut out after training, above 0 and below 1; None prunes nothing.
+        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it.
         teacher: a `.safetensors` detector of the same classes to learn from while training; None for none.
         scale_penalty: see `Recipe`; for pruning by batch-norm scales later.
     """
@@ -52,6 +53,7 @@ class Options:
     threads: int | None = None
     budget_ms: float | None = None
     prune: float | None = None
+    int8: bool = False
     teacher: Path | None = None
     scale_penalty: float = 0.0
 

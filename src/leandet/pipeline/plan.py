@@ -9,7 +9,7 @@ from leandet.detector.files import load_detector
 from leandet.pipeline.goal import remaining
 from leandet.pipeline.options import Options
 from leandet.pipeline.prune import REQUEST, SUFFIX, Pruning, prune_detector
-from leandet.pipeline.stages import Export, Stage, Train, Work, describe
+from leandet.pipeline.stages import Export, Quantize, Stage, Train, Work, describe
 
 PRUNED = "pruned.safetensors"
 
@@ -46,3 +46,5 @@ def _chosen(options: Options) -> Iterator[Stage]:
     if options.prune is not None:
         yield Prune()
     yield Export()
+    if options.int8:
+        yield Quantize()
