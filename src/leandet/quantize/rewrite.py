@@ -143,7 +143,7 @@ def _doubles(graph: onnx.GraphProto, resize: onnx.NodeProto) -> bool:
         return False
     if words.get("nearest_mode") != "floor" or len(resize.input) < 3 or not resize.input[2]:
         return False
-    return _constant(graph, resize.input[2]).tolist() == [1, 1, 2, 2]
+    return np.array_equal(_constant(graph, resize.input[2]), [1, 1, 2, 2])
 
 
 def _is_plain(node: onnx.NodeProto, weight: npt.NDArray[np.float32]) -> bool:
