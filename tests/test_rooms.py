@@ -27,6 +27,7 @@ ROOMS = [
     "nets",
     "cost",
     "compress",  # channel groups and cuts know no detector: a detector is built at its widths by them
+    "sparsify",  # masks and the sparse file know no detector either: a detector is read through it
     "detector",
     "metrics",
     "runtime",
@@ -34,6 +35,7 @@ ROOMS = [
     "learn",
     "export",
     "quantize",
+    "sparsify.detectors",  # masks a detector, trains it on and measures it
     "report",
     "pipeline",
     "cli",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from leandet.atomic import write_json
 from leandet.data.loader import training_loader
@@ -64,6 +64,8 @@ def train(
     *,
     resume: bool = False,
     guide: Guide | None = None,
+    callbacks: Sequence[Callback] = (),
+    choose_from: int = 0,
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
 
@@ -75,6 +77,8 @@ def train(
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
         resume: go on from `out`'s last checkpoint where there is one.
         guide: a teacher to learn from beside the labels (`leandet.learn.distill`).
+        callbacks: what else happens during training; each keeps its state in the checkpoint.
+        choose_from: epochs, counted from 0, before which no weights are chosen as the best.
 
     Raises:
         UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
@@ -101,7 +105,7 @@ def train(
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
         check_fits(read_checkpoint(checkpoint), module, checkpoint)
     with quiet():
-        trainer = _trainer(recipe, out, progress)
+        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from)
         trainer.fit(
             module,
             loader,
@@ -117,7 +121,7 @@ def train(
     detector.eval()
     curves = progress.curves
     return Outcome(
-        best_ap=max((row["ap"] for row in curves if "ap" in row), default=-1.0),
+        best_ap=max((row["ap"] for row in curves if "ap" in row and row["epoch"] > choose_from), default=-1.0),
         epochs=len(curves),
         seconds=sum(row["seconds"] for row in curves),
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
@@ -125,15 +129,13 @@ def train(
     )
 
 
-def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer:
+def _trainer(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int) -> lightning.Trainer:
     out.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
-        progress,
+        *others,
         Bar(leave=False, console_kwargs={"stderr": True}),  # standard output belongs to the answer
-        ModelCheckpoint(
-            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
-        ),
+        Best(out, choose_from),
         ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1),
     ]
     if recipe.patience:
@@ -166,6 +168,21 @@ class Bar(RichProgressBar):
         return {name: value for name, value in figures.items() if name != "v_num"}
 
 
+class Best(ModelCheckpoint):
+    """Keeps the weights of the highest AP measured from some epoch on, counted from 0."""
+
+    def __init__(self, out: Path, choose_from: int) -> None:
+        super().__init__(
+            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+        )
+        self._from = choose_from
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare this measurement with the best, if it counts yet."""
+        if trainer.current_epoch >= self._from:
+            super().on_validation_end(trainer, pl_module)
+
+
 class Averaging(WeightAveraging):
     """Exponential moving average of weights and buffers whose memory grows with training up to `decay`.
 
@@ -183,6 +200,14 @@ class Averaging(WeightAveraging):
                 torch._foreach_copy_(old, new)
 
         super().__init__(multi_avg_fn=average)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged copy of the module in training."""
+        if self._average_model is None:
+            raise RuntimeError("there is an average only once training has begun.")
+        average: nn.Module = self._average_model.module
+        return average
 
 
 class Progress(Callback):

@@ -116,7 +116,7 @@ def simulate(
     before, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
     head = detector.head
-    outer = {id(tower[-1]) for towers in (head.classify, head.choose, head.regress) for tower in towers}
+    outer = {id(tower.get_submodule("2")) for towers in (head.classify, head.choose, head.regress) for tower in towers}
     quantizers = METHODS[method]
 
     def make(layer: nn.Conv2d) -> tuple[nn.Module, nn.Module]:
