@@ -35,6 +35,7 @@ from leandet.runtime.bench import bench
 PARITY_IMAGES = 8
 BENCH_SECONDS = 6.0
 MODEL, ONNX, INT8, CHECKPOINTS = "model.safetensors", "model.onnx", "model-int8.onnx", "training"
+WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ class Work:
 
     @property
     def latest(self) -> Path:
-        """The model file of the last finished stage."""
-        return self.path(list(self.done.values())[-1]["path"])
+        """The newest model that can be trained, cut or exported: a `.safetensors` file."""
+        return self.path(next(row["path"] for row in reversed(self.done.values()) if row["path"].endswith(WEIGHTS)))
 
 
 def judged(dataset: Dataset) -> tuple[str, tuple[Sample, ...]]:
