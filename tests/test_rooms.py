@@ -35,11 +35,12 @@ ROOMS = [
     "export",
     "quantize",
     "report",
+    "search",
     "pipeline",
     "cli",
     "",  # the public door
 ]
-TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx"}
+TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
 EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision"}
 EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",

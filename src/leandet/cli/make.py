@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.quantities import milliseconds
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,18 +29,6 @@ Split = Annotated[str | None, typer.Option(help="Which split: train, val or test
 
 DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 100
 DEMO_BACKBONE = "shufflenet_v2_x0_5"
-
-
-def milliseconds(text: str) -> float:
-    """A latency such as `8ms`, `8`, `7.5 ms` or `0.01s`, in ms.
-
-    Raises:
-        UserError: if it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
-    if match is None or not float(match[1]) > 0:
-        raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
 def build_command(
