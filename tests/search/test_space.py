@@ -11,7 +11,7 @@ from leandet.cost.count import count
 from leandet.detector.files import load_detector, save_detector
 from leandet.preprocess import Size
 from leandet.search.latency import Budget
-from leandet.search.space import ALIGN, LEVELS, SIZE, Candidate, input_sizes, spread
+from leandet.search.space import ALIGN, LEVELS, SIZE, Candidate, input_sizes
 from leandet.search.strategies import Scene
 
 
@@ -106,12 +106,6 @@ def test_a_key_says_all(space):
 )
 def test_smaller_inputs_keep_the_shape(size, smaller, wanted):
     assert input_sizes(size, smaller) == tuple(Size(*sides) for sides in wanted)
-
-
-def test_spread_takes_both_ends():
-    assert spread(range(10), 3) == [0, 4, 9]
-    assert spread(range(3), 9) == [0, 1, 2]
-    assert spread(range(5), 1) == [0]
 
 
 def test_the_clock_is_right_where_it_was_set(scene):

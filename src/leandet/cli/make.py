@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, tell
 from leandet.cli.quantities import milliseconds
 from leandet.errors import UserError
 
@@ -51,6 +51,9 @@ def build_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    prune: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
+    ] = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +70,7 @@ def build_command(
         backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
         epochs = epochs or DEMO_EPOCHS
     limit = None if budget is None else milliseconds(budget)
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit)
+    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit, prune)
     result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
@@ -114,13 +117,28 @@ def train_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    teacher: Teacher = None,
+    scale_penalty: ScalePenalty = 0.0,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector and save it as model.safetensors."""
     from leandet.pipeline import Options, train_only
 
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads)
+    options = Options(
+        data,
+        out,
+        backbone,
+        weights,
+        size,
+        width,
+        epochs,
+        batch,
+        seed,
+        threads,
+        teacher=teacher,
+        scale_penalty=scale_penalty,
+    )
     row = train_only(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(row))

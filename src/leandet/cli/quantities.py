@@ -10,7 +10,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
-def milliseconds(text: str) -> float:
+def milliseconds(text: str, option: str = "--budget") -> float:
     """A latency such as `8ms`, `8`, `7.5 ms` or `0.01s`, in ms.
 
     Raises:
@@ -18,7 +18,7 @@ def milliseconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
     if match is None or not float(match[1]) > 0:
-        raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
+        raise UserError(f"{option} must be a time above 0 such as 8ms, not {text!r}.")
     return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 

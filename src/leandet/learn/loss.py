@@ -13,6 +13,7 @@ from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
 from leandet.learn.assign import Matches, MinimumCost, TopQuality
+from leandet.learn.distill import Distillation
 from leandet.learn.geometry import matched
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
@@ -25,11 +26,13 @@ class Parts(NamedTuple):
     l1: Tensor
     giou: Tensor
     auxiliary: Tensor
+    distillation: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.classification + self.l1 + self.giou + self.auxiliary
+        labels = self.classification + self.l1 + self.giou + self.auxiliary
+        return labels if self.distillation is None else labels + self.distillation
 
 
 def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -74,10 +77,12 @@ class Criterion(nn.Module):
 
     Args:
         auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
+        distillation: what a teacher adds; None for none.
     """
 
-    def __init__(self, auxiliary: float = 1.0) -> None:
+    def __init__(self, auxiliary: float = 1.0, distillation: Distillation | None = None) -> None:
         super().__init__()
+        self.distillation = distillation
         self.assign = MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
@@ -98,6 +103,7 @@ class Criterion(nn.Module):
             L1 * box.l1 / count,
             GIOU * box.giou / count,
             self._many(predictions, maps.classes, targets, extent),
+            None if self.distillation is None else self.distillation(detector, maps, images),
         )
 
     def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpoint
+from leandet.learn.distill import Distillation
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
 from leandet.learn.recipe import Recipe
@@ -62,6 +63,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    distillation: Distillation | None = None,
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
 
@@ -72,6 +74,7 @@ def train(
         recipe: settings; a resumed training needs the same.
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
         resume: go on from `out`'s last checkpoint where there is one.
+        distillation: a teacher to learn from beside the labels.
 
     Raises:
         UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
@@ -90,7 +93,7 @@ def train(
         mosaic_until=round(recipe.epochs * recipe.mosaic_share),
         workers=recipe.workers,
     )
-    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes)
+    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, distillation)
     module.to(memory_format=torch.channels_last)
     progress = Progress(out)
     checkpoint = out / LAST

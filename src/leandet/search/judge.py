@@ -16,14 +16,14 @@ from leandet.compress import recalibrate
 from leandet.compress.criteria import Taylor
 from leandet.data.batch import Batch
 from leandet.data.loader import training_loader
-from leandet.data.sample import Dataset, Sample
+from leandet.data.sample import Dataset, Sample, evenly
 from leandet.detections import Detections
 from leandet.detector.detector import Detector
 from leandet.learn.loss import Criterion, Parts
 from leandet.learn.validation import ValidationBatch, found, validation_loader
 from leandet.metrics import score
 from leandet.preprocess import Size
-from leandet.search.space import Candidate, Space, spread
+from leandet.search.space import Candidate, Space
 
 BATCH = 16
 CALIBRATION = 128  # training images that the batch-norms see: 8 batches
@@ -34,7 +34,7 @@ WORTH = 64  # training views that decide which channels are worth most
 def channel_worth(detector: Detector, samples: Sequence[Sample], seed: int) -> Taylor:
     """How much the detection loss would change without each channel, by its first-order estimate on some views."""
     example = torch.zeros(1, 3, detector.spec.size.height, detector.spec.size.width)
-    chosen = spread(samples, WORTH)
+    chosen = evenly(samples, WORTH)
     loader = training_loader(chosen, detector.spec.size, batch=BATCH, seed=seed, mosaic_until=0, workers=0)
     criterion = Criterion()
 
@@ -68,7 +68,7 @@ class Judge:
         """
         detector = self.space.cut(candidate).to(memory_format=torch.channels_last)
         if candidate.size not in self._calibration:
-            samples = spread(self.dataset.splits["train"], CALIBRATION)
+            samples = evenly(self.dataset.splits["train"], CALIBRATION)
             batches = validation_loader(samples, candidate.size, BATCH)
             self._calibration[candidate.size] = [batch.images for batch in batches]
         images = self._calibration[candidate.size]
@@ -86,7 +86,7 @@ class Judge:
     def ap(self, detector: Detector) -> float:
         """AP of a detector of any size on the judged images."""
         size = detector.spec.size
-        samples = spread(self.dataset.splits["val"], JUDGED)
+        samples = evenly(self.dataset.splits["val"], JUDGED)
         if size not in self._judged:
             self._judged[size] = list(validation_loader(samples, size, BATCH))
         answers: list[Detections] = []

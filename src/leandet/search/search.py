@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from leandet.atomic import write_json, write_text
 from leandet.card import Card
-from leandet.data.sample import Dataset, Sample
+from leandet.data.sample import Dataset, evenly
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
@@ -27,7 +27,7 @@ from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget, Clock, Stopwatch, wind
-from leandet.search.space import Candidate, Levels, Space, spread
+from leandet.search.space import Candidate, Levels, Space
 from leandet.search.strategies import STRATEGIES, Scene, Strategy
 from leandet.search.study import CLOCK, Trialled, Worker, front, judged, open_study
 
@@ -172,8 +172,7 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
 
 
 def _photographs(dataset: Dataset) -> tuple[Path, ...]:
-    samples: list[Sample] = spread(dataset.splits["val"], TIMED_IMAGES)
-    return tuple(sample.image for sample in samples)
+    return tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
 
 
 def _line(number: int, trial: Trialled, request: Request) -> str:

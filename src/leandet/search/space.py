@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 
@@ -29,7 +28,6 @@ SMALLEST_SIDE = 96
 BISECTIONS = 24
 
 Levels = dict[str, int]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +198,3 @@ def input_sizes(size: Size, smaller: int) -> tuple[Size, ...]:
         if step == 0 or (max(sides) >= SMALLEST_SIDE and Size(*sides) not in found):
             found.append(Size(*sides))
     return tuple(found)
-
-
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of the items, evenly spaced."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
