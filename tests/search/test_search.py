@@ -21,8 +21,7 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.preprocess import Size
 from leandet.runtime import open_runtime
-from leandet.search import Request, latency, search
-from leandet.search import search as module
+from leandet.search import Request, latency, run, search
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget
 from leandet.search.space import Space
@@ -53,8 +52,8 @@ def model(folder, dataset):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "TIMED_SECONDS", 0.1)
-    monkeypatch.setattr(module, "FINALISTS", 1)
+    monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(run, "FINALISTS", 1)
     monkeypatch.setattr(latency, "PROFILE_SECONDS", 0.1)
 
 
@@ -106,14 +105,14 @@ def test_a_search_from_end_to_end(model, dataset, folder, quick):
 
 def test_a_budget_that_cannot_be_met_is_one_sentence(model, folder):
     command = [sys.executable, "-m", "leandet.cli.app", "search", str(model), "--data", str(folder / "shapes")]
-    run = subprocess.run(
+    ended = subprocess.run(
         [*command, "--budget", "0.001ms", "--threads", "1", "--out", str(folder / "never")],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert run.returncode == 2, run.stderr
-    assert "the budget cannot be met with this detector: its narrowest structure, 64x64 px, takes" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert run.stdout == ""
+    assert ended.returncode == 2, ended.stderr
+    assert "the budget cannot be met with this detector: its narrowest structure, 64x64 px, takes" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
     assert not (folder / "never" / "model.safetensors").exists()
 
 

@@ -3,8 +3,8 @@
 import optuna
 import pytest
 
-from leandet.search.strategies import STRATEGIES, Fit, starting_points
-from leandet.search.study import KEY, Worker, judged
+from leandet.search.strategies import KEY, STRATEGIES, Fit, starting_points
+from leandet.search.study import Worker, judged
 
 TRIALS = 40
 
@@ -57,7 +57,7 @@ def test_an_interrupted_search_draws_what_an_uninterrupted_one_draws(scene, stud
     assert [trial.user_attrs[KEY] for trial in study.trials] == wanted
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "netadapt"])  # greedy: no chance in it
 def test_another_seed_draws_other_points(scene, studies, name):
     other = run(scene, name, trials=12, seed=1)
     assert [t.params for t in other.trials] != [t.params for t in studies[name].trials[:12]]

@@ -22,12 +22,15 @@ from optuna.trial import FrozenTrial, TrialState
 from leandet.search.latency import Budget, Clock
 from leandet.search.space import LEVELS, SIZE, Candidate, Levels, Space
 
-STARTS = (0.1, 0.25, 0.4)  # shares of the channels that the starting points by worth lose before they are fitted
+STARTS = (0.1, 0.25, 0.4)  # shares of the channels that starting points by worth lose before they are fitted
 PARENTS = 0.25  # share of the trials, the best, that evolution breeds from
 CROSSED, MUTATED, FARTHEST = 0.5, 0.12, 4  # chances of a crossing and of each level's change, by at most so many levels
+ANEW = 1 / 3  # chance that a changed level is drawn anew
 WARMTH = 0.02  # AP that annealing gives away at first with probability 1/e
 ROUNDS, BLOCKS = 8, 8  # of NetAdapt: latencies on the way to the budget, and blocks of groups tried at each
 POPULATION = 16
+REDRAWS = 20  # of a structure that is known already
+KEY = "candidate"  # where a trial keeps its structure
 
 
 class Fit(Enum):
@@ -71,6 +74,12 @@ class Scene:
         """Whether a candidate costs more than it may, as estimated."""
         return self.budget.excess(self.ms(candidate), self.clock.bytes(self.space, candidate)) > 0
 
+    def fitted(self, levels: Levels, fit: Fit) -> Candidate:
+        """The structure that is judged for a point."""
+        if fit is Fit.NONE:
+            return self.space.candidate(levels)
+        return self.space.fit(levels, self.over, grow=fit is Fit.BUDGET)
+
     def lowered(self, levels: Levels, names: Sequence[str], wanted_ms: float) -> Levels:
         """The point with the named groups lowered, each in proportion, until its latency is the wanted one or less."""
         for step in range(LEVELS):
@@ -91,7 +100,7 @@ class Strategy:
     Attributes:
         fit: see `Fit`.
         sampler: makes the sampler from the scene and a seed.
-        starts: whether the first trials are uniform pruning and pruning by worth.
+        starts: whether the first trials are the starting points.
     """
 
     fit: Fit
@@ -100,8 +109,10 @@ class Strategy:
 
 
 def starting_points(space: Space) -> list[Levels]:
-    """Uniform pruning, and pruning by worth at several pressures."""
-    points = [space.even(), *(space.by_worth(pressure) for pressure in STARTS)]
+    """Uniform pruning, and pruning by worth at several pressures, at every input size."""
+    shares = [space.even(), *(space.by_worth(pressure) for pressure in STARTS)]
+    places = range(space.dimensions[SIZE][1] + 1) if SIZE in space.dimensions else (None,)
+    points = [share if place is None else share | {SIZE: place} for share in shares for place in places]
     return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
@@ -120,10 +131,10 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 class Drawing(BaseSampler):
-    """A sampler that draws whole points by one of our own rules."""
+    """A sampler that draws whole points by one of our own rules, again where a structure is known already."""
 
-    def __init__(self, scene: Scene, seed: int, draw: Draw) -> None:
-        self._scene, self._seed, self._draw = scene, seed, draw
+    def __init__(self, scene: Scene, seed: int, draw: Draw, fit: Fit) -> None:
+        self._scene, self._seed, self._draw, self._fit = scene, seed, draw, fit
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Every dimension, always."""
@@ -134,7 +145,12 @@ class Drawing(BaseSampler):
     ) -> dict[str, Any]:
         """One point."""
         chance = random.Random(f"{self._seed} {trial.number}")
-        return dict(self._draw(self._scene, finished(study), trial.number, chance))
+        tried, known = finished(study), {t.user_attrs.get(KEY) for t in study.get_trials(deepcopy=False)}
+        for _ in range(REDRAWS):
+            levels = self._draw(self._scene, tried, trial.number, chance)
+            if self._scene.fitted(levels, self._fit).key not in known:
+                break
+        return dict(levels)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -228,20 +244,23 @@ def draw_random(scene: Scene, tried: Sequence[Tried], number: int, chance: rando
 
 
 def mutated(space: Space, levels: Levels, chance: random.Random, share: float = MUTATED) -> Levels:
-    """A neighbour: some levels moved by 1 to 4, at least one."""
+    """A neighbour: some levels, at least one, moved by 1 to 4, and one in three of those drawn anew."""
     names = list(space.dimensions)
     changed = [name for name in names if chance.random() < share] or [chance.choice(names)]
     made = dict(levels)
     for name in changed:
         low, high = space.dimensions[name]
+        if chance.random() < ANEW:
+            made[name] = chance.randint(low, high)
+            continue
         step = chance.choice((-1, 1)) * (1 if name == SIZE else chance.randint(1, FARTHEST))
         made[name] = min(high, max(low, made[name] + step))
     return made
 
 
 def evolve(scene: Scene, tried: Sequence[Tried], number: int, chance: random.Random) -> Levels:
-    """A child of the best quarter: two of them crossed, then some levels changed."""
-    if not tried:
+    """A child of the best quarter, once there are 16: two of them crossed, then some levels changed."""
+    if len(tried) < POPULATION:
         return draw_random(scene, tried, number, chance)
     ranked = sorted(tried, key=lambda t: (not t.met, -t.ap))
     parents = ranked[: max(2, math.ceil(PARENTS * len(ranked)))]
@@ -293,8 +312,8 @@ def net_adapt(scene: Scene, tried: Sequence[Tried], number: int, chance: random.
     return scene.lowered(scene.lowered(here, own, wanted), names, wanted)
 
 
-def _own(draw: Draw) -> Callable[[Scene, int], BaseSampler]:
-    return lambda scene, seed: Drawing(scene, seed, draw)
+def _own(draw: Draw, fit: Fit, *, starts: bool = True) -> Strategy:
+    return Strategy(fit, lambda scene, seed: Drawing(scene, seed, draw, fit), starts)
 
 
 def _nsga2(scene: Scene, seed: int) -> BaseSampler:
@@ -307,12 +326,12 @@ def _tpe(scene: Scene, seed: int) -> BaseSampler:
 
 # The one table that the command line needs.
 STRATEGIES: dict[str, Strategy] = {
-    "evolution": Strategy(Fit.BUDGET, _own(evolve)),
-    "annealing": Strategy(Fit.BUDGET, _own(anneal)),
-    "netadapt": Strategy(Fit.NONE, _own(net_adapt), starts=False),
+    "evolution": _own(evolve, Fit.BUDGET),
+    "annealing": _own(anneal, Fit.BUDGET),
+    "netadapt": _own(net_adapt, Fit.NONE, starts=False),
     "nsga2": Strategy(Fit.NARROW, _nsga2),
     "tpe": Strategy(Fit.NARROW, _tpe),
-    "random": Strategy(Fit.BUDGET, _own(draw_random), starts=False),
+    "random": _own(draw_random, Fit.BUDGET, starts=False),
 }
 
 

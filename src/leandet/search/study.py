@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leandet.errors import UserError
 from leandet.search.space import Candidate, Levels, Space
-from leandet.search.strategies import Fit, Scene, Strategy, sampler
+from leandet.search.strategies import KEY, Scene, Strategy, sampler
 
 HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one until a worker counts as dead
 LOCKED = 120  # seconds that a worker waits for another one's write to an SQLite file
 PATIENCE = 1.0  # seconds between two looks at what other workers do
-KEY, SECONDS, COPY, REFUSED = "candidate", "seconds", "same_as", "refused"
+SECONDS, COPY, REFUSED = "seconds", "same_as", "refused"
 IDENTITY, CLOCK = "search", "clock"
 ASIDE = "aside"  # a trial that was not needed, or not possible to run now
 
@@ -182,7 +182,7 @@ class Worker:
         if len(before) >= self.trials:  # another worker was faster
             self._set_aside(trial)
         levels = {name: trial.suggest_int(name, low, high) for name, (low, high) in self.scene.space.dimensions.items()}
-        candidate = self._fitted(levels)
+        candidate = self.scene.fitted(levels, self.strategy.fit)
         trial.set_user_attr(KEY, candidate.key)
         latency = self.scene.ms(candidate)
         trial.set_constraint("latency", latency / self.scene.budget.ms - 1)
@@ -202,11 +202,6 @@ class Worker:
         met = not self.scene.over(candidate)
         self.tell(len(before) + 1, Trialled(trial.number, levels, candidate, ap, latency, met, seconds))
         return ap, latency
-
-    def _fitted(self, levels: dict[str, int]) -> Candidate:
-        if self.strategy.fit is Fit.NONE:
-            return self.scene.space.candidate(levels)
-        return self.scene.space.fit(levels, self.scene.over, grow=self.strategy.fit is Fit.BUDGET)
 
     def _copied(self, trial: Trial, twin: FrozenTrial) -> tuple[float, float]:
         """The answer of a trial of the same structure, which is not run again."""
