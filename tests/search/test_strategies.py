@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from leandet.search.strategies import KEY, STRATEGIES, Fit, starting_points
+from leandet.search.strategies import BLOCKS, KEY, ROUNDS, STRATEGIES, Fit, starting_points
 from leandet.search.study import Worker, judged
 
 TRIALS = 40
@@ -80,12 +80,11 @@ def test_those_that_learn_beat_uniform_pruning_and_chance(scene, studies, name):
     assert best(scene, studies[name]) > best(scene, studies["random"])
 
 
-def test_netadapt_walks_from_the_whole_network_to_the_budget(scene):
-    study = run(scene, "netadapt", trials=70)
-    trials = judged(study, scene.over)
+def test_netadapt_walks_from_the_whole_network_to_the_budget(scene, studies):
+    trials = judged(studies["netadapt"], scene.over)
     assert trials[0].candidate == scene.space.whole
     assert trials[-1].met
-    rounds = [[t.latency_ms for t in trials if t.number and (t.number - 1) // 8 == turn] for turn in range(8)]
+    rounds = [[t.latency_ms for t in trials if t.number and (t.number - 1) // BLOCKS == turn] for turn in range(ROUNDS)]
     slowest = [max(times) for times in rounds if times]
     assert slowest == sorted(slowest, reverse=True)
 

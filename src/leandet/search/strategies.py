@@ -27,7 +27,7 @@ PARENTS = 0.25  # share of the trials, the best, that evolution breeds from
 CROSSED, MUTATED, FARTHEST = 0.5, 0.12, 4  # chances of a crossing and of each level's change, by at most so many levels
 ANEW = 1 / 3  # chance that a changed level is drawn anew
 WARMTH = 0.02  # AP that annealing gives away at first with probability 1/e
-ROUNDS, BLOCKS = 8, 8  # of NetAdapt: latencies on the way to the budget, and blocks of groups tried at each
+ROUNDS, BLOCKS = 5, 6  # of NetAdapt: latencies on the way to the budget, and blocks of groups tried at each
 POPULATION = 16
 REDRAWS = 20  # of a structure that is known already
 KEY = "candidate"  # where a trial keeps its structure
@@ -291,8 +291,8 @@ def anneal(scene: Scene, tried: Sequence[Tried], number: int, chance: random.Ran
 def net_adapt(scene: Scene, tried: Sequence[Tried], number: int, chance: random.Random) -> Levels:
     """NetAdapt (arXiv 1804.03230, algorithm 1): from the whole network to the budget, a little faster each round.
 
-    Each of eight rounds tries to reach its own latency, on the way from the whole network's to the budget, by narrowing
-    one of eight blocks of neighbouring groups alone (the paper tries each layer), and keeps the one of most AP. Where a
+    Each of five rounds tries to reach its own latency, on the way from the whole network's to the budget, by narrowing
+    one of six blocks of neighbouring groups alone (the paper tries each layer), and keeps the one of most AP. Where a
     block is not enough, all the others give the rest. After the last round the walk goes on around its end.
     """
     space = scene.space
