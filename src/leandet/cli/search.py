@@ -23,7 +23,7 @@ def search_command(
     trials: Annotated[int, typer.Option(min=1, help="Candidates to judge in all, earlier runs included.")] = 64,
     time: Annotated[str | None, typer.Option(help="Start no trial after so long, such as 30m.")] = None,
     strategy: Annotated[
-        str, typer.Option(help="evolution, annealing, netadapt, nsga2, tpe, or random, the baseline.")
+        str, typer.Option(help="evolution, annealing, netadapt, nsga2, tpe; to compare with: random, uniform.")
     ] = "evolution",
     storage: Annotated[
         str | None,

@@ -285,7 +285,7 @@ def _finish(
     ap, epochs = outcome.winner.ap, request.epochs if made.spec != space.detector.spec else 0
     if epochs:
         say(f"fine-tuning the winner, {request.epochs} epochs")
-        ap = _tune(request, dataset, made, outcome.winner)
+        ap = tune(request, dataset, made, request.out / f"{TUNING}-{outcome.winner.number}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
     if epochs:
         provenance["search_epochs"] = str(epochs)
@@ -297,8 +297,8 @@ def _finish(
     return Found(path, ap, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
 
 
-def _tune(request: Request, dataset: Dataset, detector: Detector, winner: Trialled) -> float:
-    """Train the winner in place; an interrupted fine-tuning of the same trial goes on. Returns AP on `val`."""
+def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:
+    """Fine-tune a cut detector in place by the request; interrupted, it goes on from `folder`. Returns AP on `val`."""
     recipe = Recipe(
         epochs=request.epochs,
         batch=request.batch,
@@ -306,7 +306,7 @@ def _tune(request: Request, dataset: Dataset, detector: Detector, winner: Triall
         backbone_rate=1.0,  # the cut fell there too
         seed=request.seed,
     )
-    splits, folder = dataset.splits, request.out / f"{TUNING}-{winner.number}"
+    splits = dataset.splits
     return train(detector, splits["train"], splits["val"], dataset.classes, recipe, folder, resume=True).best_ap
 
 

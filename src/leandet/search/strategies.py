@@ -243,6 +243,11 @@ def draw_random(scene: Scene, tried: Sequence[Tried], number: int, chance: rando
     return {name: chance.randint(low, high) for name, (low, high) in scene.space.dimensions.items()}
 
 
+def draw_even(scene: Scene, tried: Sequence[Tried], number: int, chance: random.Random) -> Levels:
+    """Uniform pruning, what every search has to beat; one trial is all there is."""
+    return scene.space.even()
+
+
 def mutated(space: Space, levels: Levels, chance: random.Random, share: float = MUTATED) -> Levels:
     """A neighbour: some levels, at least one, moved by 1 to 4, and one in three of those drawn anew."""
     names = list(space.dimensions)
@@ -332,6 +337,7 @@ STRATEGIES: dict[str, Strategy] = {
     "nsga2": Strategy(Fit.NARROW, _nsga2),
     "tpe": Strategy(Fit.NARROW, _tpe),
     "random": _own(draw_random, Fit.BUDGET, starts=False),
+    "uniform": _own(draw_even, Fit.BUDGET, starts=False),
 }
 
 

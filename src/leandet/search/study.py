@@ -81,12 +81,12 @@ def _quietly() -> Iterator[None]:
             optuna.logging.set_verbosity(before)
 
 
-def open_study(url: str, identity: dict[str, Any], name: str = "leandet") -> Study:
+def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet") -> Study:
     """The study at a URL, made if there is none.
 
     Args:
         url: a database as SQLAlchemy names it, such as `sqlite:///study.db` or `postgresql://host/base`.
-        identity: what is searched; a study of anything else is refused.
+        identity: what is searched, a study of anything else is refused; None to look at whatever is there.
         name: of the study within the database.
 
     Raises:
@@ -113,6 +113,8 @@ def open_study(url: str, identity: dict[str, Any], name: str = "leandet") -> Stu
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"the storage {url} cannot be opened ({first}): name a database's URL.") from error
     found = study.user_attrs.get(IDENTITY)
+    if identity is None:
+        return study
     if found is None:
         study.set_user_attr(IDENTITY, identity)
     elif found != identity:
