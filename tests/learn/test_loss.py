@@ -113,7 +113,7 @@ def test_a_batch_without_objects_teaches_silence():
     assert parts.giou.item() == 0
     gradients = [p.grad for p in detector.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients)
-    for tower in (detector.head.classify, detector.head.choose):
+    for tower in (*detector.head.classify, *detector.head.choose):
         assert (tower[-1].bias.grad > 0).all()  # descent lowers every score
 
 

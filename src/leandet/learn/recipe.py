@@ -33,7 +33,7 @@ class Recipe:
     epochs: int = 100
     batch: int = 16
     learning_rate: float = 1e-2
-    backbone_rate: float = 0.3
+    backbone_rate: float = 0.1
     weight_decay: float = 0.02
     warmup_epochs: float = 2.0
     mosaic_share: float = 0.8
