@@ -1,5 +1,7 @@
 """The space: legal widths, fits that use up the budget, and cuts that are ordinary detectors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,10 @@ def test_smaller_inputs_keep_the_shape(size, smaller, wanted):
 def test_the_clock_is_right_where_it_was_set(scene):
     space = scene.space
     candidate = space.candidate(space.even(5))
-    assert scene.clock.corrected(space, candidate, 3.5).ms(space, candidate) == pytest.approx(3.5)
+    row = SimpleNamespace(p50_ms=3.5, bytes=10_000_000)  # all that is read of a measurement
+    right = scene.clock.corrected(space, candidate, row)
+    assert right.ms(space, candidate) == pytest.approx(3.5)
+    assert right.bytes(space, candidate) == 10_000_000
     # On a machine whose time is proportional to multiply-adds, plus 1 ms, it is right everywhere.
     for seed in range(3):
         other = space.candidate(levels_of(space, seed) | {SIZE: 0})

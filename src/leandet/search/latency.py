@@ -106,9 +106,10 @@ class Clock:
         """Of the file."""
         return 4 * space.parameters(candidate) + self.extra_bytes
 
-    def corrected(self, space: Space, candidate: Candidate, measured_ms: float) -> Clock:
-        """The clock that agrees with a measured candidate."""
-        return replace(self, bias=max(measured_ms - self.host_ms, 1e-6) / self._network(space, candidate))
+    def corrected(self, space: Space, candidate: Candidate, row: BenchRow) -> Clock:
+        """The clock that agrees with what was measured of a candidate."""
+        bias = max(row.p50_ms - self.host_ms, 1e-6) / self._network(space, candidate)
+        return replace(self, bias=bias, extra_bytes=row.bytes - 4 * space.parameters(candidate))
 
     def _network(self, space: Space, candidate: Candidate) -> float:
         before, after = space.whole_work, space.work(candidate)
@@ -150,8 +151,7 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
     outside = row.preprocess_p50_ms + row.postprocess_p50_ms
-    clock = Clock(layers, outside, extra_bytes=row.bytes - 4 * space.parameters(space.whole))
-    return clock.corrected(space, space.whole, row.p50_ms), row
+    return Clock(layers, outside).corrected(space, space.whole, row), row
 
 
 def _weights(modules: Sequence[str], known: dict[str, float]) -> tuple[str, ...]:

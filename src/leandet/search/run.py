@@ -142,17 +142,13 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
     judge = Judge(space, dataset)
     stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
-    worker = Worker(
-        study,
-        scene,
-        request.how,
-        judge,
-        request.trials,
-        request.seed,
-        deadline,
-        tell=lambda n, t: say(_line(n, t, request)),
-    )
-    worker.run()
+    # Where the whole detector is within the budget nothing need be cut: it is the one trial.
+    wanted = request.trials if scene.over(space.whole) else 1
+
+    def told(number: int, trial: Trialled) -> None:
+        say(_line(number, wanted, trial))
+
+    Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
     trials = judged(study, scene.over)
     winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
     return _finish(request, dataset, card, space, made, _Outcome(trials, winner, p50_ms, whole_ms), say)
@@ -175,10 +171,10 @@ def _photographs(dataset: Dataset) -> tuple[Path, ...]:
     return tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
 
 
-def _line(number: int, trial: Trialled, request: Request) -> str:
+def _line(number: int, wanted: int, trial: Trialled) -> str:
     met = "" if trial.met else ", over the budget"
     return (
-        f"trial {number} of {request.trials}: AP {100 * trial.ap:.1f} % at about {trial.latency_ms:.2f} ms{met}, "
+        f"trial {number} of {wanted}: AP {100 * trial.ap:.1f} % at about {trial.latency_ms:.2f} ms{met}, "
         f"{trial.seconds:.1f} s"
     )
 
@@ -193,13 +189,13 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
         return Clock.from_json(known)
     say("measuring the detector's layers")
     clock, row = wind(space, stopwatch)
-    if row.p50_ms > budget.ms:
+    if budget.excess(row.p50_ms, row.bytes) > 0:
         for _ in range(2):
             scene = Scene(space, clock, budget)
             candidate = space.fit(space.even(), scene.over, grow=True)
             say("measuring uniform pruning")
             measured = stopwatch(space.cut(candidate))[0]
-            clock = clock.corrected(space, candidate, measured.p50_ms)
+            clock = clock.corrected(space, candidate, measured)
     fastest = space.narrowest()
     if Scene(space, clock, budget).over(fastest):
         measured = stopwatch(space.cut(fastest))[0]
@@ -243,7 +239,7 @@ def _settle(
     if not met:
         fastest = min(row.p50_ms for row in rows)
         raise UserError(
-            f"no finalist met the budget of {scene.budget.ms:g} ms when measured, the fastest took {fastest:.2f} ms: "
+            f"no finalist met the budget when measured, the fastest took {fastest:.2f} of {scene.budget.ms:g} ms: "
             "the machine may be busy; run the search again to measure again, no trial is repeated."
         )
     best, row = max(met, key=lambda pair: pair[0].ap)
@@ -261,12 +257,12 @@ def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candida
         if candidate in tried:
             break
         tried.append(candidate)
-        ms = stopwatch(scene.space.cut(candidate))[0].p50_ms
-        if best_ms < ms <= SAFE * budget.ms:
-            best, best_ms = candidate, ms
+        row = stopwatch(scene.space.cut(candidate))[0]
+        if best_ms < row.p50_ms and replace(budget, ms=SAFE * budget.ms).excess(row.p50_ms, row.bytes) <= 0:
+            best, best_ms = candidate, row.p50_ms
         if best_ms >= CLOSE * budget.ms:
             break
-        clock = clock.corrected(scene.space, candidate, ms)
+        clock = clock.corrected(scene.space, candidate, row)
     return best or tried[-1]
 
 
@@ -285,7 +281,8 @@ def _finish(
     ap, epochs = outcome.winner.ap, request.epochs if made.spec != space.detector.spec else 0
     if epochs:
         say(f"fine-tuning the winner, {request.epochs} epochs")
-        ap = tune(request, dataset, made, request.out / f"{TUNING}-{outcome.winner.number}")
+        digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
+        ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
     if epochs:
         provenance["search_epochs"] = str(epochs)
