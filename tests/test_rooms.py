@@ -27,6 +27,7 @@ ROOMS = [
     "nets",
     "cost",
     "compress",  # channel groups and cuts know no detector: a detector is built at its widths by them
+    "sparsify",  # masks and the sparse file know no detector either: a detector is read through it
     "detector",
     "metrics",
     "runtime",
@@ -34,6 +35,7 @@ ROOMS = [
     "learn",
     "export",
     "quantize",
+    "sparsify.detectors",  # masks a detector, trains it on and measures it
     "report",
     "search",
     "pipeline",
@@ -41,7 +43,7 @@ ROOMS = [
     "",  # the public door
 ]
 TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
-EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision"}
+EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers"}
 EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",
     "runtime",
@@ -50,7 +52,12 @@ EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preproces
     "",
 }
 NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch"}
-ENGINES = {"runtime.openvino", "runtime.ncnn", "runtime.litert"}  # loaded only when a model asks for them
+ENGINES = {
+    "runtime.openvino",
+    "runtime.ncnn",
+    "runtime.litert",
+    "runtime.video",
+}  # loaded only when a model asks for them
 
 
 def name_of(path: Path) -> str:

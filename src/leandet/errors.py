@@ -26,7 +26,7 @@ _EXTRAS = {
     "openvino": frozenset({"openvino", "nncf"}),
     "ncnn": frozenset({"ncnn", "pnnx"}),
     "litert": frozenset({"ai_edge_litert", "litert_torch"}),
-    "video": frozenset({"supervision"}),
+    "video": frozenset({"supervision", "trackers"}),
 }
 _NAMES = {"train": "the training extra"}
 

@@ -1,6 +1,7 @@
 import json
 import struct
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,8 @@ from leandet.detector.files import load_detector, read_card, save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.preprocess import Size
+from leandet.runtime import open_runtime
+from leandet.sparsify import sparsify
 
 CLASSES = ("a", "b", "ü")
 
@@ -44,6 +47,43 @@ def test_a_saved_detector_answers_as_before(detector, card, path):
     for a, b, c in zip(detector(images), loaded(images), leandet.load(str(path))(images), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
         torch.testing.assert_close(a, c, rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_a_sparse_file_opens_like_any_other(detector, card, tmp_path):
+    cut = sparsify(detector, 0.9).module
+    path = tmp_path / "sparse.safetensors"
+    save_detector(cut, card, path, sparse=True)
+    assert read_card(path) == card
+    loaded, found = load_detector(path)
+    assert found == card
+    assert not loaded.training
+    for name, tensor in cut.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    save_detector(loaded, card, tmp_path / "plain.safetensors")
+    assert path.stat().st_size < 0.3 * (tmp_path / "plain.safetensors").stat().st_size
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    ours, theirs = (open_runtime(p, 1)(image) for p in (path, tmp_path / "plain.safetensors"))
+    np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+    np.testing.assert_array_equal(ours.scores, theirs.scores)
+
+
+def test_a_sparse_file_of_another_architecture(detector, card, tmp_path):
+    """Refused by its shapes, before anything is unpacked."""
+    path = tmp_path / "sparse.safetensors"
+    other = Detector(Spec("mobilenet_v2_035", 3, Size(64, 96), width=24))
+    save_detector(other, card, path, sparse=True)
+    with pytest.raises(UserError, match="its card says"):
+        load_detector(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_detector(path)
+    broken = bytearray(data)
+    broken[-200] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(UserError, match=r"sparse\.safetensors"):
+        load_detector(path)
 
 
 def test_the_file_is_plain_safetensors_and_nothing_is_pickled(path, detector):

@@ -64,6 +64,9 @@ def build_command(
     prune: Annotated[
         float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise too; the INT8 file is chosen if it is faster and as accurate.")
+    ] = False,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -92,6 +95,7 @@ def build_command(
         threads,
         None if budget is None else milliseconds(budget),
         prune,
+        int8,
         max_bytes=None if max_size is None else size_in_bytes(max_size),
         seconds=None if time is None else duration(time),
         target=target,
@@ -134,6 +138,9 @@ def _print_result(result: Result) -> None:
         )
     console = Console()
     console.print(table)
+    for row in results["stages"]:
+        if (tried := row.get("int8")) and not tried["accepted"]:
+            typer.echo(f"INT8 was refused: {' and '.join(tried['reasons'])}")
     if results["budget_ms"] is not None:
         verdict = "meets" if results["met"] else "misses"
         typer.echo(f"{results['chosen']['p50_ms']:.2f} ms {verdict} the budget of {results['budget_ms']:g} ms")

@@ -18,8 +18,8 @@ from leandet.detector.spec import Spec
 # ImageNet's statistics in 8-bit units: the normalisation that every pretrained backbone expects.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-# Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's hundred thousands
-# of steps: trained for hundreds on a person's few images, it would be used with the statistics of weights long gone.
+# Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's many steps:
+# after a few hundred on a person's images, it would be used with the statistics of weights long gone.
 MOMENTUM = 0.1
 
 

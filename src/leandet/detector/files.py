@@ -1,4 +1,4 @@
-"""A detector on disk: safetensors, with the card in the header. Nothing here unpickles."""
+"""A detector on disk: safetensors, plain or sparse, with the card in the header. Nothing here unpickles."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from leandet.atomic import write_bytes
 from leandet.card import CARD_KEY, Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
+from leandet.sparsify.sparse_file import SparseFile, encode, is_sparse
 
 
-def save_detector(detector: Detector, card: Card, path: Path) -> None:
+def save_detector(detector: Detector, card: Card, path: Path, *, sparse: bool = False) -> None:
     """Write weights and card to `path`, whole or not at all.
+
+    Args:
+        detector: of the card's spec.
+        card: for the header.
+        path: of the file.
+        sparse: in the compressed form that is small where weights are zero or shared; it loads to the same bits.
 
     Raises:
         UserError: if the disk refuses.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    write_bytes(path, save(tensors, {CARD_KEY: card.dump()}))
+    write = encode if sparse else save
+    write_bytes(path, write(tensors, {CARD_KEY: card.dump()}))
 
 
 def read_card(path: Path) -> Card:
@@ -29,14 +38,17 @@ def read_card(path: Path) -> Card:
     Raises:
         UserError: if the file is missing, damaged or not leandet's.
     """
+    return Card.parse(_metadata(path).get(CARD_KEY), str(path))
+
+
+def _metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file.")
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+            return file.metadata() or {}
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): copy or train it again.") from error
-    return Card.parse(metadata.get(CARD_KEY), str(path))
 
 
 def load_detector(path: Path) -> tuple[Detector, Card]:
@@ -45,19 +57,37 @@ def load_detector(path: Path) -> tuple[Detector, Card]:
     Raises:
         UserError: if the file is missing, damaged, not leandet's, or does not fit its own card.
     """
-    card = read_card(path)
+    metadata = _metadata(path)
+    card = Card.parse(metadata.get(CARD_KEY), str(path))
     detector = Detector(card.spec)
-    state = detector.state_dict()
-    with safe_open(path, "pt") as file:
-        names = set(file.keys())
-        if wrong := sorted(names ^ set(state)):
-            raise UserError(f"{path}: tensor {wrong[0]!r} does not belong to its card's architecture: export it again.")
-        for name, tensor in state.items():
-            found = file.get_slice(name).get_shape()
-            if list(found) != list(tensor.shape):
-                raise UserError(f"{path}: tensor {name!r} has shape {found}, its card says {list(tensor.shape)}.")
-            tensor.copy_(file.get_tensor(name))
+    fill = _fill_sparse if is_sparse(metadata) else _fill
+    fill(detector.state_dict(), path)
     return detector.eval(), card
+
+
+def _fill(state: dict[str, Tensor], path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        _check(state, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, path)  # noqa: SIM118
+        for name, tensor in state.items():
+            tensor.copy_(file.get_tensor(name))
+
+
+def _fill_sparse(state: dict[str, Tensor], path: Path) -> None:
+    file = SparseFile.open(path)
+    _check(state, file.shapes, path)  # before anything is unpacked
+    for name, tensor in file.tensors().items():
+        state[name].copy_(tensor)
+
+
+def _check(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Refuse tensors that are not the architecture's."""
+    if wrong := sorted(set(shapes) ^ set(state)):
+        raise UserError(f"{path}: tensor {wrong[0]!r} does not belong to its card's architecture: export it again.")
+    for name, tensor in state.items():
+        if shapes[name] != tuple(tensor.shape):
+            raise UserError(
+                f"{path}: tensor {name!r} has shape {list(shapes[name])}, its card says {list(tensor.shape)}."
+            )
 
 
 def load(path: str | Path) -> Detector:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from leandet.detector.decode import flatten
 from leandet.detector.detector import Detector
@@ -15,6 +14,7 @@ from leandet.detector.files import load_detector
 from leandet.detector.head import Maps
 from leandet.errors import UserError
 from leandet.learn.geometry import matched
+from leandet.learn.loss import quality_focal
 
 CLASSES, SCORES, BOXES = 2.0, 2.0, 2.0  # as the labels' own classification and GIoU terms weigh
 
@@ -60,17 +60,11 @@ class Distillation:
             seen = kinds.sigmoid()
             scores = (kinds + flatten(wanted.chosen)).sigmoid()
         own = flatten(maps.classes)
-        loss = CLASSES * _towards(own, seen) / _sum(seen)
-        loss = loss + SCORES * _towards(own.detach() + flatten(maps.chosen), scores) / _sum(scores)
+        loss = CLASSES * quality_focal(own, seen) / _sum(seen)
+        loss = loss + SCORES * quality_focal(own.detach() + flatten(maps.chosen), scores) / _sum(scores)
         sure = seen.amax(-1).flatten()
         overlap = matched(student.predict(maps).boxes.flatten(0, 1), boxes.flatten(0, 1))
         return self.weight * (loss + BOXES * ((1 - overlap.giou) * sure).sum() / sure.sum().clamp(min=1))
-
-
-def _towards(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Quality focal loss, summed; the focus keeps its gradient, as in the loss of the labels."""
-    focus = (wanted - logits.sigmoid()).square()
-    return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * focus).sum()
 
 
 def _sum(probabilities: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,11 +14,12 @@ from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
 from leandet.learn.assign import Matches, MinimumCost, TopQuality
-from leandet.learn.distill import Distillation
 from leandet.learn.geometry import matched
 from leandet.learn.processes import share
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
+
+Guide = Callable[[Detector, Maps, Tensor], Tensor]  # student, its maps and the images -> a further term of the loss
 
 
 class Parts(NamedTuple):
@@ -27,13 +29,12 @@ class Parts(NamedTuple):
     l1: Tensor
     giou: Tensor
     auxiliary: Tensor
-    distillation: Tensor | None = None
+    distillation: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        labels = self.classification + self.l1 + self.giou + self.auxiliary
-        return labels if self.distillation is None else labels + self.distillation
+        return self.classification + self.l1 + self.giou + self.auxiliary + self.distillation
 
 
 def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -78,12 +79,12 @@ class Criterion(nn.Module):
 
     Args:
         auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
-        distillation: what a teacher adds; None for none.
+        guide: what a teacher adds (`leandet.learn.distill`); None for none.
     """
 
-    def __init__(self, auxiliary: float = 1.0, distillation: Distillation | None = None) -> None:
+    def __init__(self, auxiliary: float = 1.0, guide: Guide | None = None) -> None:
         super().__init__()
-        self.distillation = distillation
+        self.guide = guide
         self.assign = MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
@@ -104,7 +105,7 @@ class Criterion(nn.Module):
             L1 * box.l1 / count,
             GIOU * box.giou / count,
             self._many(predictions, maps.classes, targets, extent),
-            None if self.distillation is None else self.distillation(detector, maps, images),
+            self.guide(detector, maps, images) if self.guide is not None else images.new_zeros(()).float(),
         )
 
     def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:

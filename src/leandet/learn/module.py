@@ -15,8 +15,7 @@ from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
-from leandet.learn.distill import Distillation
-from leandet.learn.loss import Criterion, Parts
+from leandet.learn.loss import Criterion, Guide, Parts
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch, found
 from leandet.metrics import score
@@ -31,7 +30,7 @@ class Training(lightning.LightningModule):
         steps: optimiser steps of the whole training.
         samples: of the validation split, in the order in which the loader gives them.
         classes: names.
-        distillation: what a teacher adds to the loss; None for none.
+        guide: what a teacher adds to the loss; None for none.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class Training(lightning.LightningModule):
         steps: int,
         samples: tuple[Sample, ...],
         classes: tuple[str, ...],
-        distillation: Distillation | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.criterion = Criterion(recipe.auxiliary, distillation)
+        self.criterion = Criterion(recipe.auxiliary, guide)
         self.recipe, self.steps = recipe, steps
         self._samples, self._classes = samples, classes
         self._found: list[Detections] = []
@@ -63,7 +62,9 @@ class Training(lightning.LightningModule):
         """One batch -> its total loss."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         parts: Parts = self.criterion(self.detector, images, batch.targets)
-        loss, terms = parts.total, {name: value for name, value in parts._asdict().items() if value is not None}
+        loss, terms = parts.total, parts._asdict()
+        if self.criterion.guide is None:
+            del terms["distillation"]
         if self.recipe.scale_penalty:
             terms["scales"] = self.recipe.scale_penalty * scale_penalty(self.detector)
             loss = loss + terms["scales"]

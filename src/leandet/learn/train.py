@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from leandet.atomic import write_json
 from leandet.data.loader import training_loader
@@ -24,7 +24,7 @@ from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpoint
-from leandet.learn.distill import Distillation
+from leandet.learn.loss import Guide
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
 from leandet.learn.processes import Processes
@@ -64,7 +64,9 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    distillation: Distillation | None = None,
+    guide: Guide | None = None,
+    callbacks: Sequence[Callback] = (),
+    choose_from: int = 0,
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
 
@@ -77,7 +79,9 @@ def train(
         recipe: settings; a resumed training needs the same.
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
         resume: go on from `out`'s last checkpoint where there is one.
-        distillation: a teacher to learn from beside the labels.
+        guide: a teacher to learn from beside the labels (`leandet.learn.distill`).
+        callbacks: what else happens during training; each keeps its state in the checkpoint.
+        choose_from: epochs, counted from 0, before which no weights are chosen as the best.
 
     Raises:
         UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
@@ -98,7 +102,7 @@ def train(
         rank=processes.rank,
         world=processes.world,
     )
-    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, distillation)
+    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, guide)
     module.to(memory_format=torch.channels_last)
     progress = Progress(out)
     checkpoint = out / LAST
@@ -106,7 +110,7 @@ def train(
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
         check_fits(read_checkpoint(checkpoint), module, checkpoint)
     with quiet():
-        trainer = _trainer(recipe, out, progress, processes)
+        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from, processes)
         trainer.fit(
             module,
             loader,
@@ -122,7 +126,7 @@ def train(
     detector.eval()
     curves = progress.curves
     return Outcome(
-        best_ap=max((row["ap"] for row in curves if "ap" in row), default=-1.0),
+        best_ap=max((row["ap"] for row in curves if "ap" in row and row["epoch"] > choose_from), default=-1.0),
         epochs=len(curves),
         seconds=sum(row["seconds"] for row in curves),
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
@@ -130,15 +134,15 @@ def train(
     )
 
 
-def _trainer(recipe: Recipe, out: Path, progress: Progress, processes: Processes) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int, processes: Processes
+) -> lightning.Trainer:
     out.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
-        progress,
-        Bar(leave=False),
-        ModelCheckpoint(
-            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
-        ),
+        *others,
+        Bar(leave=False, console_kwargs={"stderr": True}),  # standard output belongs to the answer
+        Best(out, choose_from),
         ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1),
     ]
     if recipe.patience:
@@ -175,6 +179,21 @@ class Bar(RichProgressBar):
         return {name: value for name, value in figures.items() if name != "v_num"}
 
 
+class Best(ModelCheckpoint):
+    """Keeps the weights of the highest AP measured from some epoch on, counted from 0."""
+
+    def __init__(self, out: Path, choose_from: int) -> None:
+        super().__init__(
+            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+        )
+        self._from = choose_from
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare this measurement with the best, if it counts yet."""
+        if trainer.current_epoch >= self._from:
+            super().on_validation_end(trainer, pl_module)
+
+
 class Averaging(WeightAveraging):
     """Exponential moving average of weights and buffers whose memory grows with training up to `decay`.
 
@@ -192,6 +211,14 @@ class Averaging(WeightAveraging):
                 torch._foreach_copy_(old, new)
 
         super().__init__(multi_avg_fn=average)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged copy of the module in training."""
+        if self._average_model is None:
+            raise RuntimeError("there is an average only once training has begun.")
+        average: nn.Module = self._average_model.module
+        return average
 
 
 class Progress(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,6 @@ from leandet.compress.allocate import check_ratio
 from leandet.compress.prune import quantity_of
 from leandet.compress.record import Inputs
 from leandet.errors import UserError
-from leandet.pipeline.latency import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Uncut:
     Attributes:
         module: the network before anything is cut.
         example: its input.
-        stopwatch: measures candidates on this machine.
+        stopwatch: measures candidates on this machine, in ms.
     """
 
     module: nn.Module
     example: Inputs
-    stopwatch: Stopwatch
+    stopwatch: Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Options:
         seconds: time allowed for the whole build; only with a budget. None for as long as it takes.
         target: the engine that the result is for, a name of `leandet export --to`.
         prune: share of the multiply-adds to cut out after training, above 0 and below 1; None prunes nothing.
+        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it.
         teacher: a `.safetensors` detector of the same classes to learn from while training; None for none.
         scale_penalty: see `Recipe`; for pruning by batch-norm scales later.
     """
@@ -69,6 +70,7 @@ class Options:
     threads: int | None = None
     budget_ms: float | None = None
     prune: float | None = None
+    int8: bool = False
     teacher: Path | None = None
     scale_penalty: float = 0.0
     max_bytes: int | None = None
@@ -84,6 +86,8 @@ class Options:
                 raise UserError("give either a budget, which decides how much is cut, or a share to prune.")
         elif self.max_bytes is not None or self.seconds is not None:
             raise UserError("a largest size or a time to work needs a budget in milliseconds too.")
+        if self.int8 and self.target != "onnx":
+            raise UserError("int8 in a build is for the target onnx: build without, then `leandet quantize --to`.")
         if self.seconds is not None and not self.seconds > 0:
             raise UserError(f"the time to work must be above 0 s, not {self.seconds:g} s.")
         if self.target not in SUFFIXES:

@@ -9,8 +9,8 @@ from leandet.detector.files import load_detector
 from leandet.pipeline.budget import Scout, Search, Survey
 from leandet.pipeline.goal import remaining
 from leandet.pipeline.options import Options
-from leandet.pipeline.prune import SUFFIX, Pruning, prune_detector
-from leandet.pipeline.stages import Export, Stage, Train, Work, describe
+from leandet.pipeline.prune import REQUEST, SUFFIX, Pruning, prune_detector
+from leandet.pipeline.stages import Export, Quantize, Stage, Train, Work, describe
 
 PRUNED = "pruned.safetensors"
 
@@ -24,10 +24,14 @@ class Prune:
         """Prune the latest model, describe the result."""
         options = work.options
         pruning = Pruning(
-            remaining(1 - (options.prune or 0.0)), batch=options.batch, seed=options.seed, threads=options.threads
+            remaining(1 - (options.prune or 0.0)),
+            epochs=None if options.epochs is None else max(1, options.epochs // 2),
+            batch=options.batch,
+            seed=options.seed,
+            threads=options.threads,
         )
         path = work.path(PRUNED)
-        resume = work.resume and path.with_suffix(SUFFIX).is_dir()
+        resume = work.resume and (path.with_suffix(SUFFIX) / REQUEST).is_file()
         result = prune_detector(work.latest, work.dataset, path, pruning, resume=resume, tell=work.tell)
         described = describe(work, path, load_detector(path)[0])
         return {**described, "goal": result["goal"], "criterion": result["criterion"], "points": result["points"]}
@@ -48,3 +52,5 @@ def _chosen(options: Options) -> Iterator[Stage]:
     if options.prune is not None:
         yield Prune()
     yield Export()
+    if options.int8:
+        yield Quantize()

@@ -30,12 +30,13 @@ from leandet.machine import versions
 from leandet.nets.weights import DEFAULT, load_weights
 from leandet.pipeline.options import Architecture, Options, default_epochs, input_size
 from leandet.preprocess import letterbox
+from leandet.quantize.quantize import quantize
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import bench
 
 PARITY_IMAGES = 8
 BENCH_SECONDS = 6.0
-MODEL, ONNX, CHECKPOINTS = "model.safetensors", "model.onnx", "training"
+MODEL, ONNX, INT8, CHECKPOINTS = "model.safetensors", "model.onnx", "model-int8.onnx", "training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def teach(work: Work, detector: Detector, epochs: int, folder: Path) -> Outcome:
         recipe,
         folder,
         resume=work.resume,
-        distillation=teaching(options, dataset.classes, detector.spec.levels),
+        guide=teaching(options, dataset.classes, detector.spec.levels),
     )
 
 
@@ -239,9 +240,25 @@ class Export:
         return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
 
 
+class Quantize:
+    """Tries INT8; what is slower or worse is refused, and the float32 file stays chosen."""
+
+    name = "quantize"
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Quantise, and describe the 8-bit file, or the float32 one again with the reasons against the other."""
+        path = work.path(INT8)
+        threads = work.options.threads
+        tried = quantize(work.path(ONNX), work.dataset, path, threads=threads, seconds=BENCH_SECONDS, tell=work.tell)
+        if not tried.accepted:
+            return {**work.done["export"], "int8": tried.to_json()}
+        detector, _ = load_detector(work.latest)
+        return {**describe(work, path, detector), "int8": tried.to_json()}
+
+
 def run_stage(stage: Stage, work: Work) -> dict[str, Any]:
     """Run a stage and note its wall time in seconds."""
     start = time.perf_counter()
     result = stage.run(work)
     sys.stderr.flush()
-    return {"name": stage.name, **result, "seconds": round(time.perf_counter() - start, 2)}
+    return {**result, "name": stage.name, "seconds": round(time.perf_counter() - start, 2)}

@@ -1,0 +1,88 @@
+"""Few distinct values: weights take the nearest of 2^bits shared ones, the rest half precision."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from leandet.errors import UserError
+
+Module = TypeVar("Module", bound=nn.Module)
+MOST_BITS = 8
+WORTH = 8  # times as many values as shared ones, or the codebook outweighs what it saves
+SIGNIFICANT = 11  # bits of a half-precision number's significand, the hidden one included
+ROUNDS = 300  # of Lloyd's algorithm at most; it ends when nothing moves
+Floats = npt.NDArray[np.float64]
+
+
+def share(module: Module, bits: int = 8) -> Module:
+    """A copy of a network whose tensors hold few distinct values, so that `save_sparse` makes them small.
+
+    Each weight's nonzero values are clustered by k-means into at most 2^bits shared ones (Deep Compression, arXiv
+    1510.00149, section 3). These, weights too small to share, and biases and batch-norms keep the range of their type
+    but half precision's 11 significant bits. Zeros stay zeros.
+
+    Args:
+        module: untouched.
+        bits: 1 to 8.
+
+    Raises:
+        UserError: if `bits` is out of range or a value is not finite.
+    """
+    if not 1 <= bits <= MOST_BITS:
+        raise UserError(f"weights can be shared with 1 to {MOST_BITS} bits, not {bits}.")
+    copied = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, tensor in copied.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(_shared(name, tensor, bits))
+    return copied
+
+
+def _shared(name: str, tensor: Tensor, bits: int) -> Tensor:
+    values = tensor.detach().cpu().double().numpy()
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} holds values that are not finite: they cannot be shared.")
+    kept = values[values != 0]
+    if tensor.dim() > 1 and len(kept) >= WORTH * 2**bits:
+        values = values.copy()
+        values[values != 0] = nearest(kept, cluster(kept, 2**bits))
+    return torch.from_numpy(_rounded(values)).view(tensor.shape)
+
+
+def cluster(values: Floats, count: int) -> Floats:
+    """At most `count` centres of values (n,), ascending: k-means in one dimension, begun evenly spaced.
+
+    Evenly spaced starts keep the rare large weights apart, which matter most (arXiv 1510.00149, section 3.2). Sorted
+    values make each round two lookups: a cluster is a range, its sum a difference of running sums.
+    """
+    ordered = np.sort(values)
+    sums = np.concatenate([[0.0], ordered.cumsum()])
+    centres = np.linspace(ordered[0], ordered[-1], count)
+    for _ in range(ROUNDS):
+        ends = np.concatenate([[0], np.searchsorted(ordered, _borders(centres)), [len(ordered)]])
+        sizes = np.diff(ends)
+        moved = np.where(sizes > 0, np.diff(sums[ends]) / np.maximum(sizes, 1), centres)
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return np.asarray(centres[sizes > 0])
+
+
+def nearest(values: Floats, centres: Floats) -> Floats:
+    """Each value's nearest centre; centres ascend."""
+    return np.asarray(centres[np.searchsorted(_borders(centres), values)])
+
+
+def _borders(centres: Floats) -> Floats:
+    return np.asarray((centres[1:] + centres[:-1]) / 2)
+
+
+def _rounded(values: Floats) -> Floats:
+    significand, exponent = np.frexp(values)
+    return np.asarray(np.ldexp(np.rint(significand * 2**SIGNIFICANT), exponent - SIGNIFICANT))

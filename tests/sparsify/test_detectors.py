@@ -1,0 +1,152 @@
+"""The whole flow on a detector."""
+
+import json
+
+import pytest
+import torch
+
+from leandet.card import Card
+from leandet.compress import recalibrate
+from leandet.data.read import read
+from leandet.data.shapes import CLASSES, draw_shapes
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector, read_card, save_detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.evaluate import evaluate
+from leandet.preprocess import Size
+from leandet.runtime import open_runtime
+from leandet.sparsify import Blocks, Movement, NofM, Plan
+from leandet.sparsify.detectors import REQUEST, Tuning, latency_sentence, sparsify_detector
+
+SIZE = Size(64, 64)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return read(draw_shapes(tmp_path_factory.mktemp("drawn") / "data", train=8, val=4, side=64))[0]
+
+
+def made(path, seed=0):
+    torch.manual_seed(seed)
+    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
+    with torch.no_grad():
+        detector.head.classify[-1].weight.normal_(std=0.5)
+    recalibrate(detector, [torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)])
+    save_detector(detector, Card(CLASSES, detector.spec, {"ap": 0.5}, {"seed": str(seed)}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def zeros(detector, plan):
+    return {name: weight.detach() == 0 for name, weight in plan.weights(detector).items()}
+
+
+def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
+    out, plan = tmp_path / "sparse.safetensors", Plan(0.9)
+    lines = []
+    result = sparsify_detector(
+        *(model, dataset, out, plan, Tuning(epochs=2, batch=4, ramp=0.5)),
+        bits=6,
+        threads=1,
+        seconds=0.05,
+        tell=lines.append,
+    )
+    detector, card = load_detector(out)
+    assert result.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert result.emptied == ()
+    assert result.bytes == out.stat().st_size
+    assert result.times_smaller > 8
+    assert result.nonzero == sum(int((t != 0).sum()) for t in detector.state_dict().values())
+    weights = plan.weights(detector)
+    assert sum(int((w == 0).sum()) for w in weights.values()) / sum(
+        w.numel() for w in weights.values()
+    ) == pytest.approx(result.sparsity)
+    assert max(len(w[w != 0].unique()) for w in weights.values() if int((w != 0).sum()) >= 512) <= 64
+    assert result.ap == evaluate(open_runtime(out, 1), dataset.splits["val"], CLASSES)[0].ap == card.metrics["ap"]
+    assert result.dense_ap == evaluate(open_runtime(model, 1), dataset.splits["val"], CLASSES)[0].ap
+    assert card.provenance["sparsity"] == "90 % unstructured by lamp, global"
+    assert card.provenance["shared_values"] == "6 bits"
+    assert result.p50_ms > 0
+    assert json.loads(json.dumps(result.to_json()))["latency"] == result.latency
+    assert any("after 1" in line for line in lines)
+    with pytest.raises(UserError, match="add --resume"):
+        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=4))
+    with pytest.raises(UserError, match="another batch"):
+        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=2), bits=6, resume=True)
+    (tmp_path / "sparse-training" / REQUEST).write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2), resume=True)
+
+
+@pytest.mark.parametrize("plan", [Plan(0.5, NofM(2, 4)), Plan(0.5, Blocks(4))], ids=str)
+def test_without_training_the_cut_is_all(dataset, model, tmp_path, plan):
+    out = tmp_path / "sparse.safetensors"
+    result = sparsify_detector(model, dataset, out, plan, Tuning(epochs=0), threads=1, seconds=0.05)
+    assert result.masked_ap == result.ap
+    dense, masks = load_detector(model)[0], plan.masks(load_detector(model)[0])
+    for name, tensor in load_detector(out)[0].state_dict().items():
+        wanted = dense.state_dict()[name]
+        assert torch.equal(tensor, wanted * masks[name] if name in masks else wanted)
+    assert [path.name for path in tmp_path.iterdir()] == ["sparse.safetensors"]
+
+
+def test_a_lottery_ticket_starts_from_the_early_weights(dataset, model, tmp_path):
+    early, plan = made(tmp_path / "early.safetensors", seed=1), Plan(0.8)
+    out = tmp_path / "ticket.safetensors"
+    sparsify_detector(model, dataset, out, plan, Tuning(epochs=0), early=early, threads=1, seconds=0.05)
+    masks = plan.masks(load_detector(model)[0])
+    wanted = load_detector(early)[0].state_dict()
+    for name, tensor in load_detector(out)[0].state_dict().items():
+        assert torch.equal(tensor, wanted[name] * masks[name] if name in masks else wanted[name])
+    trained = tmp_path / "trained.safetensors"
+    sparsify_detector(model, dataset, trained, plan, Tuning(1, batch=4), early=early, threads=1, seconds=0.05)
+    found = zeros(load_detector(trained)[0], plan)
+    assert all(torch.equal(~masks[name], zero) for name, zero in found.items())
+
+
+def test_movement_needs_training(dataset, model, tmp_path):
+    for tuning in (Tuning(epochs=0), Tuning(epochs=1), Tuning(epochs=4, ramp=0)):
+        with pytest.raises(UserError, match="movement chooses while it trains"):
+            sparsify_detector(model, dataset, tmp_path / "a.safetensors", Plan(0.5, scorer=Movement()), tuning)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_would_overwrite_the_model_or_is_no_model(dataset, model, tmp_path):
+    for out in (model, tmp_path / "a.onnx"):
+        with pytest.raises(UserError, match="must be another file"):
+            sparsify_detector(model, dataset, out, Plan(0.5), Tuning(epochs=0))
+
+
+def test_a_sparse_model_can_be_cut_further(dataset, model, tmp_path):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    sparsify_detector(model, dataset, first, Plan(0.5), Tuning(epochs=0), threads=1, seconds=0.05)
+    result = sparsify_detector(first, dataset, second, Plan(0.8), Tuning(epochs=0), threads=1, seconds=0.05)
+    assert result.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert second.stat().st_size < first.stat().st_size
+    assert read_card(second).provenance["sparsity"].startswith("80 %")
+
+
+@pytest.mark.parametrize(
+    ("dense", "sparse", "sentence"),
+    [
+        (10.0, 10.4, "changed nothing"),
+        (10.0, 9.6, "changed nothing"),
+        (10.0, 5.0, "50% less time"),
+        (10.0, 12.0, "20% more time"),
+    ],
+)
+def test_what_is_said_of_latency(dense, sparse, sentence):
+    text = latency_sentence(dense, sparse)
+    assert sentence in text
+    assert f"{dense:.2f} ms dense, {sparse:.2f} ms sparse" in text
+
+
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"ramp": 1.0}, {"ramp": -0.1}])
+def test_impossible_settings(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        Tuning(**change)
