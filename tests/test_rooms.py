@@ -37,11 +37,12 @@ ROOMS = [
     "quantize",
     "sparsify.detectors",  # masks a detector, trains it on and measures it
     "report",
+    "search",
     "pipeline",
     "cli",
     "",  # the public door
 ]
-TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx"}
+TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
 EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers"}
 EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",

@@ -11,7 +11,17 @@ class UserError(Exception):
 
 _EXTRAS = {
     "train": frozenset(
-        {"torch", "torchvision", "lightning", "safetensors", "onnx", "onnxscript", "faster_coco_eval", "jinja2"}
+        {
+            "torch",
+            "torchvision",
+            "lightning",
+            "safetensors",
+            "onnx",
+            "onnxscript",
+            "faster_coco_eval",
+            "jinja2",
+            "optuna",
+        }
     ),
     "openvino": frozenset({"openvino", "nncf"}),
     "ncnn": frozenset({"ncnn", "pnnx"}),

@@ -31,9 +31,7 @@ def quick():
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp("build")
     data = draw_shapes(root / "shapes", train=12, val=6, side=96)
-    return Options(
-        data, root / "out", "mobilenet_v2_035", "none", size=64, width=16, epochs=1, batch=4, threads=1, budget_ms=1e4
-    )
+    return Options(data, root / "out", "mobilenet_v2_035", "none", size=64, width=16, epochs=1, batch=4, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +68,8 @@ def test_results_keep_the_names_that_others_rely_on(built, options):
         assert row["seconds"] > 0
         assert row["bytes"] == (options.out / row["path"]).stat().st_size
     assert results["chosen"]["path"] == "model.onnx"
-    assert results["budget_ms"] == 1e4
-    assert results["met"] is True
+    assert results["budget_ms"] is None
+    assert results["met"] is None
 
 
 def test_the_figures_are_those_of_the_files(built, options):

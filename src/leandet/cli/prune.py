@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, tell
-from leandet.cli.make import Batch, Resume, milliseconds
+from leandet.cli.make import Batch, Resume
+from leandet.cli.quantities import milliseconds
 from leandet.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
 from leandet.learn.assign import Matches, MinimumCost, TopQuality
 from leandet.learn.geometry import matched
+from leandet.learn.processes import share
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
 
@@ -95,7 +96,7 @@ class Criterion(nn.Module):
         predictions = detector.predict(settled)
         height, width = images.shape[-2:]
         extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
-        count = targets.valid.sum().clamp(min=1)
+        count = share(targets.valid.sum())
         matches = self.assign(predictions, targets)
         box = box_terms(predictions, targets, matches, matches.quality, extent)
         wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
@@ -116,6 +117,6 @@ class Criterion(nn.Module):
         # Each object's best location is asked for its IoU, the others for their share of it: the ranking within an
         # object is taught too (task-aligned learning, TOOD, arXiv 2108.07755, section 3.2).
         wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
-        total = matches.quality.sum().clamp(min=1)
+        total = share(matches.quality.sum())
         scores = CLASSIFICATION * quality_focal(predictions.logits, wanted)
         return self.auxiliary * (scores + L1 * box.l1 + GIOU * box.giou) / total

@@ -73,8 +73,11 @@ class Training(lightning.LightningModule):
             on_step=False,
             on_epoch=True,
             batch_size=len(images),
+            sync_dist=True,
         )
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
+        self.log(
+            "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True
+        )
         return loss
 
     def on_validation_epoch_start(self) -> None:

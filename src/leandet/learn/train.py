@@ -27,6 +27,7 @@ from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpo
 from leandet.learn.loss import Guide
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
+from leandet.learn.processes import Processes
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import validation_loader
 
@@ -69,6 +70,8 @@ def train(
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
 
+    Started by torchrun or srun, every process trains on its share of the pictures; `recipe.batch` is each one's.
+
     Args:
         detector: as built, perhaps with pretrained backbone weights.
         training, validation: samples.
@@ -88,7 +91,7 @@ def train(
         raise UserError("the training split is empty: label some images or choose another split.")
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    size = detector.spec.size
+    size, processes = detector.spec.size, Processes.here()
     loader = training_loader(
         training,
         size,
@@ -96,6 +99,8 @@ def train(
         seed=recipe.seed,
         mosaic_until=round(recipe.epochs * recipe.mosaic_share),
         workers=recipe.workers,
+        rank=processes.rank,
+        world=processes.world,
     )
     module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, guide)
     module.to(memory_format=torch.channels_last)
@@ -105,7 +110,7 @@ def train(
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
         check_fits(read_checkpoint(checkpoint), module, checkpoint)
     with quiet():
-        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from)
+        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from, processes)
         trainer.fit(
             module,
             loader,
@@ -129,7 +134,9 @@ def train(
     )
 
 
-def _trainer(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int, processes: Processes
+) -> lightning.Trainer:
     out.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
@@ -142,7 +149,11 @@ def _trainer(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from:
         callbacks.append(EarlyStopping("ap", mode="max", patience=recipe.patience))
     return lightning.Trainer(
         accelerator="auto",
-        devices="auto" if torch.cuda.is_available() else 1,
+        devices=processes.each,
+        num_nodes=processes.nodes,
+        strategy="ddp" if processes.world > 1 else "auto",
+        use_distributed_sampler=False,  # the loader shares the pictures out
+        sync_batchnorm=torch.cuda.is_available() and processes.world > 1,  # PyTorch has none on the CPU
         precision="16-mixed" if torch.cuda.is_available() else "32-true",
         max_epochs=recipe.epochs,
         check_val_every_n_epoch=recipe.evaluate_every,
@@ -262,7 +273,8 @@ class Progress(Callback):
                 "step_seconds": self._stepping,
             }
         )
-        write_json(self._path, self.curves)
+        if trainer.is_global_zero:
+            write_json(self._path, self.curves)
 
 
 @contextmanager

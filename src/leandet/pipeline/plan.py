@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from leandet.detector.files import load_detector
+from leandet.pipeline.budget import Scout, Search, Survey
 from leandet.pipeline.goal import remaining
 from leandet.pipeline.options import Options
 from leandet.pipeline.prune import REQUEST, SUFFIX, Pruning, prune_detector
@@ -31,7 +32,7 @@ class Prune:
         )
         path = work.path(PRUNED)
         resume = work.resume and (path.with_suffix(SUFFIX) / REQUEST).is_file()
-        result = prune_detector(work.latest, work.dataset, path, pruning, resume=resume)
+        result = prune_detector(work.latest, work.dataset, path, pruning, resume=resume, tell=work.tell)
         described = describe(work, path, load_detector(path)[0])
         return {**described, "goal": result["goal"], "criterion": result["criterion"], "points": result["points"]}
 
@@ -42,7 +43,12 @@ def stages_of(options: Options) -> tuple[Stage, ...]:
 
 
 def _chosen(options: Options) -> Iterator[Stage]:
+    if options.budget_ms is not None:
+        yield Survey()
+        yield Scout()
     yield Train()
+    if options.budget_ms is not None:
+        yield Search()
     if options.prune is not None:
         yield Prune()
     yield Export()

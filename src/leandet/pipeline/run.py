@@ -11,6 +11,8 @@ from typing import Any
 from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
+from leandet.errors import UserError
+from leandet.learn.processes import Processes
 from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
@@ -39,6 +41,8 @@ class Result:
 def build(options: Options, *, resume: bool = False, tell: Callable[[str], None] | None = None) -> Result:
     """Check, train, prune where asked, export, measure and report, each stage kept: an interrupted build can go on.
 
+    With a budget, the build chooses what to train and cuts it to the budget (`leandet.pipeline.budget`).
+
     Args:
         options: what to build.
         resume: go on from the last finished stage (and, within training, from the last epoch) of `options.out`.
@@ -48,6 +52,8 @@ def build(options: Options, *, resume: bool = False, tell: Callable[[str], None]
         UserError: if the data, the options or the folder do not allow it.
         KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
     """
+    if Processes.here().world > 1:
+        raise UserError("a build is one process: run `leandet train` under torchrun or srun, and the rest without.")
     say = tell or (lambda line: None)
     work, report = _begin(options, resume, say)
     stages = stages_of(options)
@@ -85,7 +91,7 @@ def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
-    return Work(options, dataset, resume), report
+    return Work(options, dataset, resume, tell=say), report
 
 
 def _stage_file(stage: Stage, work: Work) -> Path:
@@ -111,7 +117,7 @@ def _run(stage: Stage, work: Work) -> dict[str, Any]:
 
 def _results(work: Work, report: Report) -> dict[str, Any]:
     """`results.json`: names that others rely on (see the reference in `docs/`)."""
-    rows = list(work.done.values())
+    rows = [{k: v for k, v in row.items() if k != "candidates"} for row in work.done.values() if "ap" in row]
     chosen = rows[-1]
     budget = work.options.budget_ms
     facts = report.to_json()
@@ -121,7 +127,7 @@ def _results(work: Work, report: Report) -> dict[str, Any]:
         "met": None if budget is None else chosen["p50_ms"] <= budget,
         "chosen": chosen,
         "stages": rows,
-        "candidates": [],
+        "candidates": [candidate for row in work.done.values() for candidate in row.get("candidates", [])],
         "options": work.options.to_json(),
         "machine": {k: v for k, v in describe_machine().items() if k != "versions"} | {"threads": chosen["threads"]},
         "versions": versions(),
