@@ -36,7 +36,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.criterion = Criterion(recipe.auxiliary)
+        self.criterion = Criterion(recipe.auxiliary, recipe.assign)
         self.recipe, self.steps = recipe, steps
         self._samples, self._classes = samples, classes
         self._found: list[Detections] = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leandet.errors import UserError
+from leandet.learn.assign import Assigner, MinimumCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Recipe:
         mosaic_share: share of the epochs, from the start, that use mosaics.
         ema_decay: of the averaged weights, per step, once warmed up.
         auxiliary: weight of the one-to-many loss on the class logits; 0 for plain OneNet.
+        assign: decides which locations learn to detect which object.
         clip: largest norm of the gradient.
         evaluations: how many times the validation split is measured, evenly spread.
         patience: stop after this many measurements without a better AP; 0 never stops.
@@ -37,6 +39,7 @@ class Recipe:
     mosaic_share: float = 0.8
     ema_decay: float = 0.995
     auxiliary: float = 1.0
+    assign: Assigner = field(default_factory=MinimumCost)
     clip: float = 10.0
     evaluations: int = 12
     patience: int = 6
