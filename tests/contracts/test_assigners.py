@@ -220,7 +220,9 @@ def anchor_overlap(assign: BoxOverlap, predictions: Predictions, boxes: list[lis
     return overlap
 
 
-@pytest.mark.parametrize("assign", [BoxOverlap.faster_rcnn(), BoxOverlap.retinanet()], ids=["Faster R-CNN", "RetinaNet"])
+@pytest.mark.parametrize(
+    "assign", [BoxOverlap.faster_rcnn(), BoxOverlap.retinanet()], ids=["Faster R-CNN", "RetinaNet"]
+)
 @pytest.mark.parametrize("seed", range(2))
 def test_box_overlap_is_what_a_plain_loop_says_and_torchvisions_matcher(assign, seed):
     predictions, targets, boxes = one_image(seed)

@@ -71,7 +71,7 @@ class Training(lightning.LightningModule):
         """Collect the detections of a batch."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         predictions: Predictions = self.detector(images)
-        self._found += found(predictions, batch.placements)
+        self._found += found(predictions, batch.placements, self.detector.spec.detections)
 
     def on_validation_epoch_end(self) -> None:
         """Measure AP over the validation split."""
