@@ -52,7 +52,8 @@ def model(tmp_path_factory):
     detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), Size(64, 64), width=16))
     generator = np.random.default_rng(0)
     with torch.no_grad():
-        detector.head.classify[-1].weight.normal_(std=0.5)
+        for tower in detector.head.classify:
+            tower[-1].weight.normal_(std=0.5)
     views = [cv2.resize(generator.integers(0, 256, (6, 8, 3), np.uint8), (64, 64)) for _ in range(16)]
     detector = recalibrate(detector, [torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2))])
     path = tmp_path_factory.mktemp("model") / "model.safetensors"

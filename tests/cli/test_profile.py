@@ -1,6 +1,7 @@
 """`leandet profile`, from the command line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -71,9 +72,9 @@ def test_a_detector_is_named_from_inside(files, name):
     assert found["multiply_adds"] == cost.multiply_adds
     assert found["parameters"] == cost.parameters
     modules = {layer["module"] for layer in found["layers"] if layer["multiply_adds"]}
-    assert {"backbone.stage2.0.branch1.0", "neck.reduce.0.0", "head.classify.2"} <= modules
-    # a tower is shared over the three levels: one line for each
-    towers = [layer for layer in found["layers"] if layer["module"] == "head.classify.2" and layer["multiply_adds"]]
+    assert {"backbone.stage2.0.branch1.0", "neck.reduce.0.0", "head.classify.0.2"} <= modules
+    named = re.compile(r"head\.classify\.\d\.2")
+    towers = [layer for layer in found["layers"] if named.fullmatch(layer["module"]) and layer["multiply_adds"]]
     assert sorted(layer["output"][2:] for layer in towers) == [[2, 3], [4, 6], [8, 12]]
 
 

@@ -94,16 +94,16 @@ def rewrite(path, card, change):
 
 
 def test_a_tensor_of_another_shape(path, card):
-    rewrite(path, card, lambda t: t.update({"head.scales": torch.ones(2)}))
-    with pytest.raises(UserError, match=r"'head\.scales' has shape \[2\], its card says \[3\]"):
+    rewrite(path, card, lambda t: t.update({"head.regress.0.2.bias": torch.ones(2)}))
+    with pytest.raises(UserError, match=r"'head\.regress\.0\.2\.bias' has shape \[2\], its card says \[4\]"):
         load_detector(path)
 
 
 def test_a_tensor_too_few_and_one_too_many(path, card):
-    rewrite(path, card, lambda t: t.pop("head.scales"))
-    with pytest.raises(UserError, match=r"'head\.scales' does not belong"):
+    rewrite(path, card, lambda t: t.pop("head.regress.0.2.bias"))
+    with pytest.raises(UserError, match=r"'head\.regress\.0\.2\.bias' does not belong"):
         load_detector(path)
-    rewrite(path, card, lambda t: t.update({"head.scales": torch.ones(3), "extra": torch.ones(1)}))
+    rewrite(path, card, lambda t: t.update({"head.regress.0.2.bias": torch.ones(4), "extra": torch.ones(1)}))
     with pytest.raises(UserError, match="'extra' does not belong"):
         load_detector(path)
 

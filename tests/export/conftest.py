@@ -22,9 +22,10 @@ def detector():
     torch.manual_seed(0)
     made = Detector(Spec("mobilenet_v2_035", 3, SIZE, width=16))
     with torch.no_grad():
-        made.head.classify[-1].weight.normal_(std=0.5)  # scores that differ, some of them sure
-        made.head.classify[-1].bias.fill_(-1.0)
-        made.head.regress[-1].weight.normal_(std=0.1)
+        for classify, regress in zip(made.head.classify, made.head.regress, strict=True):
+            classify[-1].weight.normal_(std=0.5)  # scores that differ, some of them sure
+            classify[-1].bias.fill_(-1.0)
+            regress[-1].weight.normal_(std=0.1)
     return recalibrate(made, [torch.from_numpy(pictures(16, 100))])
 
 

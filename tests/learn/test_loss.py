@@ -113,7 +113,7 @@ def test_a_batch_without_objects_teaches_silence():
     assert parts.giou.item() == 0
     gradients = [p.grad for p in detector.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients)
-    for tower in (detector.head.classify, detector.head.choose):
+    for tower in (*detector.head.classify, *detector.head.choose):
         assert (tower[-1].bias.grad > 0).all()  # descent lowers every score
 
 
@@ -189,7 +189,8 @@ def test_an_assigner_decides_who_learns():
     predictions = perfect(shift=2, copies=2)
     targets = Targets.pad(OBJECTS, LABELS)
     single, double, silent = (
-        Criterion(0, assign)(Fixed(predictions), pictures(2), targets) for assign in (MinimumCost(), both, nobody)
+        Criterion(0, assign=assign)(Fixed(predictions), pictures(2), targets)
+        for assign in (MinimumCost(), both, nobody)
     )
     assert float(double.classification) < 0.1 * float(single.classification)
     torch.testing.assert_close(double.l1, single.l1)  # a mean over the matches

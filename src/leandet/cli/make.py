@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 100
 DEMO_BACKBONE = "shufflenet_v2_x0_5"
 
 
-def milliseconds(text: str) -> float:
+def milliseconds(text: str, option: str = "--budget") -> float:
     """A latency such as `8ms`, `8`, `7.5 ms` or `0.01s`, in ms.
 
     Raises:
@@ -39,7 +39,7 @@ def milliseconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
     if match is None or not float(match[1]) > 0:
-        raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
+        raise UserError(f"{option} must be a time above 0 such as 8ms, not {text!r}.")
     return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
@@ -63,6 +63,9 @@ def build_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    prune: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
+    ] = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +82,7 @@ def build_command(
         backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
         epochs = epochs or DEMO_EPOCHS
     limit = None if budget is None else milliseconds(budget)
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit)
+    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit, prune)
     result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
@@ -126,13 +129,28 @@ def train_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    teacher: Teacher = None,
+    scale_penalty: ScalePenalty = 0.0,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector and save it as model.safetensors."""
     from leandet.pipeline import Options, train_only
 
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads)
+    options = Options(
+        data,
+        out,
+        backbone,
+        weights,
+        size,
+        width,
+        epochs,
+        batch,
+        seed,
+        threads,
+        teacher=teacher,
+        scale_penalty=scale_penalty,
+    )
     row = train_only(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(row))

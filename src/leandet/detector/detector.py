@@ -18,6 +18,10 @@ from leandet.detector.styles import STYLES
 # ImageNet's statistics in 8-bit units: the normalisation that every pretrained backbone expects.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+# Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's hundred
+# thousands of steps: trained for hundreds on a person's few images, it would be used with the statistics of weights
+# long gone.
+MOMENTUM = 0.1
 
 
 class Detector(nn.Module):
@@ -39,6 +43,9 @@ class Detector(nn.Module):
         self.backbone = nets.backbone(spec.backbone, fine=style.fine)
         self.neck = style.neck([tap.channels for tap in self.backbone.taps], spec)
         self.head = style.head(spec)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = MOMENTUM
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         if spec.kept:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +36,7 @@ class Maps(NamedTuple):
 
 
 class Tower(nn.Sequential):
-    """Two separable convolutions and a 1x1 predictor, shared over the levels: (B, width, H, W) -> (B, outputs, H, W).
+    """Two separable convolutions and a 1x1 predictor for one level: (B, width, H, W) -> (B, outputs, H, W).
 
     Args:
         width: channels of the features.
@@ -60,23 +59,26 @@ class Head(nn.Module):
     (one-to-many), and only the single-channel choice has to learn one-to-one. A location predicts the distances to the
     four sides of its box as softplus(x) strides (never negative, and unlike ReLU never without gradient).
 
+    Each level has towers of its own. One tower over all levels, as in FCOS, must not hold batch-norm: in training it
+    would see each level's statistics, in use their mixture (docs/decisions/0007).
+
     Args:
         width: channels of the features.
         classes: number of classes.
-        levels: number of levels; each has a learned scale of its distances (FCOS, arXiv 1904.01355, section 3.2).
+        levels: number of levels.
     """
 
     def __init__(self, width: int, classes: int, levels: int) -> None:
         super().__init__()
-        self.classify = Tower(width, classes, -math.log((1 - PRIOR) / PRIOR))
-        self.choose = Tower(width, 1, 0.0)
-        self.regress = Tower(width, 4, 2.0)  # boxes start about four strides wide
-        self.scales = nn.Parameter(torch.ones(levels))
+        prior = -math.log((1 - PRIOR) / PRIOR)
+        self.classify = nn.ModuleList(Tower(width, classes, prior) for _ in range(levels))
+        self.choose = nn.ModuleList(Tower(width, 1, 0.0) for _ in range(levels))
+        self.regress = nn.ModuleList(Tower(width, 4, 2.0) for _ in range(levels))  # boxes start four strides wide
 
     def forward(self, features: Sequence[Tensor]) -> Maps:
         """Features (B, width, h, w) by level -> maps by level."""
         return Maps(
-            [self.classify(feature) for feature in features],
-            [self.choose(feature) for feature in features],
-            [F.softplus(self.regress(f) * self.scales[i]) for i, f in enumerate(features)],
+            [tower(feature) for tower, feature in zip(self.classify, features, strict=True)],
+            [tower(feature) for tower, feature in zip(self.choose, features, strict=True)],
+            [F.softplus(tower(feature)) for tower, feature in zip(self.regress, features, strict=True)],
         )

@@ -53,7 +53,7 @@ class ChannelsLast(nn.Module):
 def folded(detector: Detector) -> Detector:
     """A copy in evaluation mode whose batch-norms are part of the convolutions before them.
 
-    Exporters fold them too, but not where one convolution serves several levels, as in the head. A batch-norm that does
+    Exporters fold them too, but not where one convolution serves several levels. A batch-norm that does
     not directly follow a convolution in an `nn.Sequential` stays.
     """
     copied = copy.deepcopy(detector).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from leandet.learn.geometry import matched
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
 
+Guide = Callable[[Detector, Maps, Tensor], Tensor]  # student, its maps and the images -> a further term of the loss
+
 
 class Parts(NamedTuple):
     """The loss's terms, each a scalar, weighted; `total` is their sum."""
@@ -25,11 +28,12 @@ class Parts(NamedTuple):
     l1: Tensor
     giou: Tensor
     auxiliary: Tensor
+    distillation: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.classification + self.l1 + self.giou + self.auxiliary
+        return self.classification + self.l1 + self.giou + self.auxiliary + self.distillation
 
 
 def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -74,12 +78,14 @@ class Criterion(nn.Module):
 
     Args:
         auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
+        guide: what a teacher adds (`leandet.learn.distill`); None for none.
         assign: decides which locations the one-to-one loss teaches to detect; an assigner that gives an object several
             makes it the loss of a detector that needs NMS.
     """
 
-    def __init__(self, auxiliary: float = 1.0, assign: Assigner | None = None) -> None:
+    def __init__(self, auxiliary: float = 1.0, guide: Guide | None = None, assign: Assigner | None = None) -> None:
         super().__init__()
+        self.guide = guide
         self.assign: Assigner = assign or MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
@@ -100,6 +106,7 @@ class Criterion(nn.Module):
             L1 * box.l1 / count,
             GIOU * box.giou / count,
             self._many(predictions, maps.classes, targets, extent),
+            self.guide(detector, maps, images) if self.guide is not None else images.new_zeros(()).float(),
         )
 
     def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpoint
+from leandet.learn.loss import Guide
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
 from leandet.learn.recipe import Recipe
@@ -62,6 +63,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    guide: Guide | None = None,
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
 
@@ -72,6 +74,7 @@ def train(
         recipe: settings; a resumed training needs the same.
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
         resume: go on from `out`'s last checkpoint where there is one.
+        guide: a teacher to learn from beside the labels (`leandet.learn.distill`).
 
     Raises:
         UserError: if there are no training samples, the recipe does not suit the detector's head, or the checkpoint is
@@ -93,7 +96,7 @@ def train(
         mosaic_until=round(recipe.epochs * recipe.mosaic_share),
         workers=recipe.workers,
     )
-    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes)
+    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, guide)
     module.to(memory_format=torch.channels_last)
     progress = Progress(out)
     checkpoint = out / LAST
@@ -130,7 +133,7 @@ def _trainer(recipe: Recipe, out: Path, progress: Progress) -> lightning.Trainer
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
         progress,
-        Bar(leave=False),
+        Bar(leave=False, console_kwargs={"stderr": True}),  # standard output belongs to the answer
         ModelCheckpoint(
             out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
         ),

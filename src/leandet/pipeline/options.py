@@ -35,6 +35,9 @@ class Options:
         seed: of everything random.
         threads: of training and of the measured runtime; None for all usable cores.
         budget_ms: the p50 latency to meet, photograph in, boxes out; None for none.
+        prune: share of the multiply-adds to cut out after training, above 0 and below 1; None prunes nothing.
+        teacher: a `.safetensors` detector of the same classes to learn from while training; None for none.
+        scale_penalty: see `Recipe`; for pruning by batch-norm scales later.
     """
 
     data: Path
@@ -48,6 +51,9 @@ class Options:
     seed: int = 0
     threads: int | None = None
     budget_ms: float | None = None
+    prune: float | None = None
+    teacher: Path | None = None
+    scale_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         check_size(Size(self.size, self.size))
@@ -55,12 +61,15 @@ class Options:
             raise UserError(f"the budget must be above 0 ms, not {self.budget_ms:g} ms.")
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs must be at least 1, not {self.epochs}.")
+        if self.prune is not None and not 0 < self.prune < 1:
+            raise UserError(f"prune is the share of multiply-adds to cut out, above 0 and below 1, not {self.prune:g}.")
 
     def to_json(self) -> dict[str, Any]:
         """A plain object; `out` is left out, so that a finished folder may be moved."""
         value = asdict(self)
         del value["out"]
         value["data"] = str(self.data)
+        value["teacher"] = None if self.teacher is None else str(self.teacher)
         return value
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
-from leandet.errors import UserError
 from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures
-from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run_stage
+from leandet.pipeline.plan import stages_of
+from leandet.pipeline.request import check_request
+from leandet.pipeline.stages import CHECKPOINTS, Stage, Train, Work, run_stage
 from leandet.report import CurvePoint, write_report
 
 REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
@@ -36,7 +37,7 @@ class Result:
 
 
 def build(options: Options, *, resume: bool = False, tell: Callable[[str], None] | None = None) -> Result:
-    """Check, train, evaluate, export, measure and report; each stage is kept, so that an interrupted build can go on.
+    """Check, train, prune where asked, export, measure and report, each stage kept: an interrupted build can go on.
 
     Args:
         options: what to build.
@@ -49,8 +50,9 @@ def build(options: Options, *, resume: bool = False, tell: Callable[[str], None]
     """
     say = tell or (lambda line: None)
     work, report = _begin(options, resume, say)
-    for number, stage in enumerate(STAGES, 1):
-        say(f"stage {number} of {len(STAGES)}: {stage.name}")
+    stages = stages_of(options)
+    for number, stage in enumerate(stages, 1):
+        say(f"stage {number} of {len(stages)}: {stage.name}")
         work.done[stage.name] = _finished(stage, work) or _run(stage, work)
     results = _results(work, report)
     write_json(options.out / RESULTS, results)
@@ -77,35 +79,13 @@ def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], 
 
 
 def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
-    _check_folder(options, resume=resume)
+    made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
+    check_request(options.out / REQUEST, options.to_json(), "build", resume=resume, made=made)
     dataset, report = read(options.data, seed=options.seed)
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
     return Work(options, dataset, resume), report
-
-
-def _check_folder(options: Options, *, resume: bool) -> None:
-    """Refuse another build's folder: a resumed build must be the same build. One that made nothing yet is free."""
-    path = options.out / REQUEST
-    wanted = options.to_json()
-    made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
-    if path.is_file() and (resume or made):
-        if not resume:
-            raise UserError(
-                f"{options.out} already holds a build: add --resume to go on with it, or choose another --out."
-            )
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete {options.out} and build again.") from error
-        if found != wanted:
-            name = next((k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]), "its version")
-            raise UserError(
-                f"{options.out} was begun with another {name}: repeat its options with --resume, or name another --out."
-            )
-    elif resume:
-        raise UserError(f"{options.out} holds no build to resume: leave out --resume, or name its folder with --out.")
 
 
 def _stage_file(stage: Stage, work: Work) -> Path:

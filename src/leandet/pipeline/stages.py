@@ -1,10 +1,10 @@
-"""The stages of a build, each adding to the work so far; a new stage is one class and one row in `STAGES`."""
+"""The stages of a build, each adding to the work so far; `plan.py` says which of them a build has."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
 from leandet.export import export
+from leandet.learn.distill import Distillation, load_teacher
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.machine import versions
@@ -46,13 +47,23 @@ class Work:
 
     @property
     def judged(self) -> tuple[str, tuple[Sample, ...]]:
-        """Name and samples of the split that the figures are measured on: `test` where there is one, else `val`."""
-        name = "test" if self.dataset.splits.get("test") else "val"
-        return name, self.dataset.splits[name]
+        """Name and samples of the split that the figures are measured on."""
+        return judged(self.dataset)
 
     def path(self, name: str) -> Path:
         """A file of this build."""
         return self.options.out / name
+
+    @property
+    def latest(self) -> Path:
+        """The model file of the last finished stage."""
+        return self.path(list(self.done.values())[-1]["path"])
+
+
+def judged(dataset: Dataset) -> tuple[str, tuple[Sample, ...]]:
+    """Name and samples of the split that judges: `test` where there is one, else `val`."""
+    name = "test" if dataset.splits.get("test") else "val"
+    return name, dataset.splits[name]
 
 
 class Stage(Protocol):
@@ -108,7 +119,9 @@ class Train:
         training = dataset.splits["train"]
         epochs = options.epochs or default_epochs(len(training))
         make = Recipe.from_nothing if options.weights == "none" else Recipe
-        recipe = make(epochs=epochs, batch=options.batch, seed=options.seed)
+        recipe = replace(
+            make(epochs=epochs, batch=options.batch, seed=options.seed), scale_penalty=options.scale_penalty
+        )
         torch.manual_seed(options.seed)
         detector = Detector(
             Spec(options.backbone, len(dataset.classes), input_size(training, options.size), options.width)
@@ -124,6 +137,7 @@ class Train:
             recipe,
             work.path(CHECKPOINTS),
             resume=work.resume,
+            guide=teaching(options, dataset.classes, detector.spec.levels),
         )
         provenance = {
             "leandet": versions()["leandet"],
@@ -132,6 +146,7 @@ class Train:
             "epochs": str(outcome.epochs),
             "seed": str(options.seed),
             "backbone_weights": source,
+            **({} if options.teacher is None else {"teacher": options.teacher.name}),
         }
         card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
         path = work.path(MODEL)
@@ -140,6 +155,15 @@ class Train:
         save_detector(detector, with_metrics(card, described), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
         return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
+
+
+def teaching(options: Options, classes: tuple[str, ...], levels: tuple[int, ...]) -> Distillation | None:
+    """What the options' teacher adds to the loss.
+
+    Raises:
+        UserError: if it cannot teach these classes.
+    """
+    return None if options.teacher is None else Distillation(load_teacher(options.teacher, classes, levels))
 
 
 def load_backbone(detector: Detector, weights: str) -> str:
@@ -175,7 +199,7 @@ class Export:
 
     def run(self, work: Work) -> dict[str, Any]:
         """Export to ONNX with parity checked on real images, then describe the file."""
-        detector, card = load_detector(work.path(MODEL))
+        detector, card = load_detector(work.latest)
         samples = work.dataset.splits["val"][:PARITY_IMAGES]
         pictures = [letterbox(load_image(s.image), detector.spec.size)[0].transpose(2, 0, 1) for s in samples]
         while len(pictures) < 2:
@@ -183,9 +207,6 @@ class Export:
         parity = export(detector, card, work.path(ONNX), np.stack(pictures))
         described = describe(work, work.path(ONNX), detector)
         return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
-
-
-STAGES: tuple[Stage, ...] = (Train(), Export())
 
 
 def run_stage(stage: Stage, work: Work) -> dict[str, Any]:

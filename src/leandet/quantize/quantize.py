@@ -14,7 +14,7 @@ import numpy as np
 from leandet.atomic import staged
 from leandet.card import Card
 from leandet.data.image import load_image
-from leandet.data.sample import Dataset, Sample
+from leandet.data.sample import Dataset, Sample, evenly
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
 from leandet.export.formats import replace_card
@@ -190,14 +190,8 @@ def calibration_images(samples: Sequence[Sample], size: Size, count: int = CALIB
     """Evenly spaced images of a split, letterboxed: each uint8 (1, 3, height, width) RGB."""
     return [
         np.ascontiguousarray(letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1)[None])
-        for sample in _some(samples, count)
+        for sample in evenly(samples, count)
     ]
-
-
-def _some(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    if len(samples) <= count:
-        return samples
-    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
 
 
 def _quantizer(model: Path, base: Path, onnx_quantizer: OnnxQuantizer, images: Images, card: Card) -> Quantizer:
@@ -227,7 +221,7 @@ class _Search:
     @property
     def samples(self) -> Sequence[Sample]:
         """The images on which candidates are compared."""
-        return _some(self.dataset.splits["val"], CHOOSING_IMAGES)
+        return evenly(self.dataset.splits["val"], CHOOSING_IMAGES)
 
     def run(self, max_drop: float) -> tuple[_Candidate, list[dict[str, Any]]]:
         """The candidate, and what was tried."""
