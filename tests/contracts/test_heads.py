@@ -72,7 +72,9 @@ def test_every_parameter_learns(style):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_onnx_answers_alike(detector, tmp_path):
+@pytest.mark.parametrize("style", [HeadStyle.ONENET_CENTRE, HeadStyle.ONENET_FCOS])  # the lean one: tests/export
+def test_onnx_answers_alike(style, tmp_path):
+    detector = made(style)
     card = Card(("a", "b", "c"), detector.spec, {}, {})
     images = np.asarray(pictures(2))
     parity = export(detector, card, tmp_path / "model.onnx", images)
