@@ -105,9 +105,10 @@ def test_every_figure_is_pycocotools(seed):
 
 def test_a_crowd_needs_more_than_a_hundred_detections():
     rng = np.random.default_rng(0)
-    boxes, labels = boxes_of(rng, 250), rng.integers(0, 3, 250)
+    boxes, labels = boxes_of(rng, 250), np.zeros(250, np.int64)  # the limit is for each class
     sample = Sample(Path("crowd.jpg"), SIZE, boxes, labels, np.zeros(250, bool), "crowd")
-    found = Detections(boxes + rng.normal(0, 1, boxes.shape).astype(np.float32), np.linspace(1, 0.1, 250), labels)
+    near = boxes + rng.normal(0, 1, boxes.shape).astype(np.float32)
+    found = Detections(near, np.linspace(1, 0.1, 250, dtype=np.float32), labels)
     precision = reference([sample], [found], 300).eval["precision"][:, :, :, 0, -1]
     scores = score([sample], [found], CLASSES, 300)
     assert scores.ap == pytest.approx(precision[precision > -1].mean(), abs=1e-6)

@@ -61,7 +61,7 @@ def score(
         samples: labelled images.
         detections: of each sample, original pixels, at a score threshold of .001 or lower.
         classes: names.
-        most: detections an image that count; COCO's 100 are too few for crowds.
+        most: detections an image and class that count; COCO's 100 are too few for crowds.
 
     Raises:
         UserError: if no sample has an object.
