@@ -13,7 +13,7 @@ from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
-from leandet.learn.assign import Matches, MinimumCost, TopQuality
+from leandet.learn.assign import Assigner, Matches, MinimumCost, TopQuality
 from leandet.learn.geometry import matched
 from leandet.learn.processes import share
 
@@ -80,26 +80,28 @@ class Criterion(nn.Module):
     Args:
         auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
         guide: what a teacher adds (`leandet.learn.distill`); None for none.
+        assign: decides which locations the one-to-one loss teaches to detect; an assigner that gives an object several
+            makes it the loss of a detector that needs NMS.
     """
 
-    def __init__(self, auxiliary: float = 1.0, guide: Guide | None = None) -> None:
+    def __init__(self, auxiliary: float = 1.0, guide: Guide | None = None, assign: Assigner | None = None) -> None:
         super().__init__()
         self.guide = guide
-        self.assign = MinimumCost()
+        self.assign: Assigner = assign or MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
 
     def forward(self, detector: Detector, images: Tensor, targets: Targets) -> Parts:
-        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object."""
+        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per match."""
         maps: Maps = detector.head(detector.features(images))
         settled = maps._replace(classes=[m.detach() for m in maps.classes]) if self.auxiliary else maps
         predictions = detector.predict(settled)
         height, width = images.shape[-2:]
         extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
-        count = share(targets.valid.sum())
         matches = self.assign(predictions, targets)
+        count = share(matches.quality.sum())  # one-to-one: the number of objects
         box = box_terms(predictions, targets, matches, matches.quality, extent)
-        wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
+        wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
         return Parts(
             CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
             L1 * box.l1 / count,

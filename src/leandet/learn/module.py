@@ -44,7 +44,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.criterion = Criterion(recipe.auxiliary, guide)
+        self.criterion = Criterion(recipe.auxiliary, guide, recipe.assign)
         self.recipe, self.steps = recipe, steps
         self._samples, self._classes = samples, classes
         self._found: list[Detections] = []
@@ -88,7 +88,7 @@ class Training(lightning.LightningModule):
         """Collect the detections of a batch."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         predictions: Predictions = self.detector(images)
-        self._found += found(predictions, batch.placements)
+        self._found += found(predictions, batch.placements, self.detector.spec.detections)
 
     def on_validation_epoch_end(self) -> None:
         """Measure AP over the validation split."""

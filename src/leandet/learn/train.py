@@ -84,11 +84,14 @@ def train(
         choose_from: epochs, counted from 0, before which no weights are chosen as the best.
 
     Raises:
-        UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
+        UserError: if there are no training samples, the recipe does not suit the detector's head, or the checkpoint is
+            damaged or of another detector.
         KeyboardInterrupt: after Ctrl-C, with the last checkpoint whole.
     """
     if not training:
         raise UserError("the training split is empty: label some images or choose another split.")
+    if recipe.auxiliary and not detector.spec.head.chooses:
+        raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     size, processes = detector.spec.size, Processes.here()

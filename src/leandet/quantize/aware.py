@@ -115,8 +115,8 @@ def simulate(
     samples = dataset.splits[split]
     before, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
-    head = detector.head
-    outer = {id(tower.get_submodule("2")) for towers in (head.classify, head.choose, head.regress) for tower in towers}
+    # The predictors alone have biases: every other convolution is followed by a norm.
+    outer = {id(layer) for layer in detector.head.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None}
     quantizers = METHODS[method]
 
     def make(layer: nn.Conv2d) -> tuple[nn.Module, nn.Module]:
