@@ -47,7 +47,7 @@ def make(seed: int, images: int = 12) -> tuple[list[Sample], list[Detections]]:
     return samples, found
 
 
-def reference(samples: list[Sample], found: list[Detections]) -> COCOeval:
+def reference(samples: list[Sample], found: list[Detections], most: int = 100) -> COCOeval:
     """The authors' own implementation, on data written down here."""
     annotations, results = [], []
     for image, (sample, detections) in enumerate(zip(samples, found, strict=True)):
@@ -78,6 +78,7 @@ def reference(samples: list[Sample], found: list[Detections]) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.params.maxDets = [1, 10, most]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -100,6 +101,18 @@ def test_every_figure_is_pycocotools(seed):
     with_nms = reference(samples, [by_torchvision(d, 0.6) for d in found])
     assert scores.ap_with_nms == pytest.approx(with_nms.stats[0], abs=1e-6)
     assert scores.ap_with_nms != scores.ap
+
+
+def test_a_crowd_needs_more_than_a_hundred_detections():
+    rng = np.random.default_rng(0)
+    boxes, labels = boxes_of(rng, 250), np.zeros(250, np.int64)  # the limit is for each class
+    sample = Sample(Path("crowd.jpg"), SIZE, boxes, labels, np.zeros(250, bool), "crowd")
+    near = boxes + rng.normal(0, 1, boxes.shape).astype(np.float32)
+    found = Detections(near, np.linspace(1, 0.1, 250, dtype=np.float32), labels)
+    precision = reference([sample], [found], 300).eval["precision"][:, :, :, 0, -1]
+    scores = score([sample], [found], CLASSES, 300)
+    assert scores.ap == pytest.approx(precision[precision > -1].mean(), abs=1e-6)
+    assert scores.ap > score([sample], [found], CLASSES).ap + 0.05
 
 
 def test_a_class_without_objects_has_no_figure():

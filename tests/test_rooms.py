@@ -37,12 +37,13 @@ ROOMS = [
     "quantize",
     "sparsify.detectors",  # masks a detector, trains it on and measures it
     "report",
+    "search",
     "pipeline",
     "cli",
     "",  # the public door
 ]
-TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx"}
-EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision"}
+TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
+EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers"}
 EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",
     "runtime",
@@ -51,7 +52,12 @@ EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preproces
     "",
 }
 NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch"}
-ENGINES = {"runtime.openvino", "runtime.ncnn", "runtime.litert"}  # loaded only when a model asks for them
+ENGINES = {
+    "runtime.openvino",
+    "runtime.ncnn",
+    "runtime.litert",
+    "runtime.video",
+}  # loaded only when a model asks for them
 
 
 def name_of(path: Path) -> str:

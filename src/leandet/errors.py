@@ -11,12 +11,22 @@ class UserError(Exception):
 
 _EXTRAS = {
     "train": frozenset(
-        {"torch", "torchvision", "lightning", "safetensors", "onnx", "onnxscript", "faster_coco_eval", "jinja2"}
+        {
+            "torch",
+            "torchvision",
+            "lightning",
+            "safetensors",
+            "onnx",
+            "onnxscript",
+            "faster_coco_eval",
+            "jinja2",
+            "optuna",
+        }
     ),
     "openvino": frozenset({"openvino", "nncf"}),
     "ncnn": frozenset({"ncnn", "pnnx"}),
     "litert": frozenset({"ai_edge_litert", "litert_torch"}),
-    "video": frozenset({"supervision"}),
+    "video": frozenset({"supervision", "trackers"}),
 }
 _NAMES = {"train": "the training extra"}
 

@@ -15,6 +15,7 @@ from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
 
+COUNTED = 100  # detections an image in COCO's metric
 MIN_SCORE = 1e-3  # COCO's metric wants every detection that could matter, and below this none does
 NMS_IOU = 0.6  # of the class-wise NMS that the figures are compared with
 DUPLICATE_SCORE = 0.3
@@ -23,7 +24,7 @@ DUPLICATE_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """COCO's figures as fractions, in original pixels, 100 detections an image; -1 where there is no such object.
+    """COCO's figures as fractions, in original pixels; -1 where there is no such object.
 
     Attributes:
         ap, ap50, ap75: average precision over IoU .50:.95, at .50 and at .75.
@@ -51,13 +52,16 @@ class Scores:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def score(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Scores:
+def score(
+    samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str], most: int = COUNTED
+) -> Scores:
     """Measure detections against labels.
 
     Args:
         samples: labelled images.
         detections: of each sample, original pixels, at a score threshold of .001 or lower.
         classes: names.
+        most: detections an image and class that count; COCO's 100 are too few for crowds.
 
     Raises:
         UserError: if no sample has an object.
@@ -65,8 +69,8 @@ def score(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
     """
     if not any(len(sample.boxes) for sample in samples):
         raise UserError("these images hold no labelled object, so no accuracy can be measured: choose another split.")
-    plain = _coco(samples, detections, classes)
-    with_nms = _coco(samples, [suppress(d) for d in detections], classes)
+    plain = _coco(samples, detections, classes, most)
+    with_nms = _coco(samples, [suppress(d) for d in detections], classes, most)
     precision = plain.eval["precision"]  # (IoU, recall, class, area, detections)
     return Scores(
         ap=float(plain.stats[0]),
@@ -87,13 +91,14 @@ def _mean(precision: Any) -> float:
     return float(found.mean()) if found.size else -1.0
 
 
-def _coco(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str]) -> Any:
+def _coco(samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str], most: int) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster  # the base install runs detectors and measures none
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(_labels(samples, classes))
         found = _results(detections)
         evaluation = COCOeval_faster(truth, truth.loadRes(found), iouType="bbox")
+        evaluation.params.maxDets = [1, min(10, most), most]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -12,7 +12,7 @@ import torch
 from leandet import pipeline
 from leandet.card import Card
 from leandet.cli import app, deploy
-from leandet.cli.make import milliseconds
+from leandet.cli.quantities import milliseconds
 from leandet.compress import recalibrate
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector

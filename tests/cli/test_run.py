@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import pytest
@@ -88,6 +89,17 @@ def test_bench_prints_a_table_with_units(model):
     assert result.exit_code == 0, result.output
     assert "ms" in result.stdout
     assert "MB" in result.stdout
+
+
+def test_bench_draws_a_chart(model, tmp_path):
+    chart = tmp_path / "chart.svg"
+    result = _run("bench", model, model, "--threads", 1, "--seconds", 0.01, "--chart", chart, "--batches", "2")
+    assert result.exit_code == 0, result.output
+    picture = ElementTree.fromstring(chart.read_text())
+    dots = [one for one in picture.iter("{http://www.w3.org/2000/svg}circle") if len(one)]
+    assert len(dots) == 2
+    for options in (["--chart", tmp_path / "chart.png"], ["--batches", "many"]):
+        assert isinstance(_run("bench", model, *options).exception, UserError)
 
 
 BLOCKED = """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leandet.card import Card
-from leandet.compress import Quantity, Rule, Scope, Target, prune, recalibrate, shrink
+from leandet.compress import Budget, Quantity, Rule, Schedule, Scope, Target, prune, recalibrate, shrink
 from leandet.compress import criteria as cr
 from leandet.compress.channels import analyse
 from leandet.cost.count import count
@@ -89,6 +89,36 @@ def test_a_target_is_met_and_counted_right(scope, quantity):
     assert 0.25 < share <= 0.5
 
 
+def size(network: nn.Module) -> float:
+    return float(sum(p.numel() for p in network.parameters()))
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_a_budget_is_met_by_measuring_candidates(scope):
+    network, seen = chain(), []
+
+    def measure(candidate: nn.Module) -> float:
+        candidate(torch.randn(1, 3, 8, 8))  # a candidate is a network that runs
+        seen.append(size(candidate))
+        return seen[-1]
+
+    most = 0.6 * size(network)
+    result = shrink(network, torch.zeros(1, 3, 8, 8), target=Budget(measure, most, "parameters"), scope=scope)
+    assert size(result.module) == max(value for value in seen if value <= most)
+    assert len(seen) == len(set(seen)) <= 9  # the same widths are measured once
+    with pytest.raises(UserError, match=r"^1 parameters cannot be reached: .* the smallest network measures \d+"):
+        shrink(network, torch.zeros(1, 3, 8, 8), target=Budget(measure, 1.0, "parameters"), scope=scope)
+    with pytest.raises(UserError, match="above 0 ms"):
+        Budget(measure, 0.0, "ms")
+
+
+def test_schedules_begin_at_nothing_and_end_at_all():
+    assert [Schedule.LINEAR.done(step, 4) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    final, first = 0.8, 0.0  # eq. 1 of the paper, with its own letters
+    wanted = [final + (first - final) * (1 - step / 4) ** 3 for step in range(5)]
+    assert [final * Schedule.AGP.done(step, 4) for step in range(5)] == pytest.approx(wanted)
+
+
 def test_alignment_and_rules_hold():
     network, x = chain(), torch.randn(1, 3, 8, 8)
     pruned = prune(network, x, 0.3, align=4, rules=[Rule("3", ratio=0.5, align=1)])
@@ -122,6 +152,8 @@ def test_a_width_in_the_code_stays_and_the_rest_is_cut():
         ({"ratio": 0.5, "target": Target(Quantity.PARAMETERS, 0.5)}, "either a ratio or a target"),
         ({"target": Target(Quantity.MULTIPLY_ADDS, 0.001)}, "remain at least"),
         ({"ratio": 0.5, "rules": [Rule("nowhere.*", ratio=0.1)]}, "there are 0, 3"),
+        ({"ratio": 0.5, "rules": [Rule("3x", ratio=0.1)]}, "there are 3, ..."),
+        ({"ratio": 0.5, "rules": [Rule(kind=nn.Linear, ratio=0.1)]}, "for Linear matches no .* types are Conv2d"),
         ({"ratio": 0.5, "align": 0}, "at least 1 channel"),
     ],
 )

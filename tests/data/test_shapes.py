@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from leandet.data import shapes
+from leandet.data.scene import CROWD, Scene
 from leandet.data.shapes import CLASSES, draw_picture, draw_shapes
 from leandet.errors import UserError
+from leandet.metrics import overlaps
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,29 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be made"):
         draw_shapes(tmp_path / "file" / "set", train=1, val=1)
+
+
+def test_a_crowd_is_crowded_and_its_labels_are_whole_shapes():
+    picture, shapes = draw_picture(192, np.random.default_rng(3), 2, CROWD)
+    assert picture.shape == (192, 192, 3)
+    assert len(shapes) >= 80
+    assert {shape.label for shape in shapes} == {2}
+    assert min(shape.visible for shape in shapes) >= CROWD.visible - 1e-9
+    assert min(shape.visible for shape in shapes) < 0.5
+    boxes = np.array([shape.box for shape in shapes])
+    overlap = overlaps(boxes, boxes)
+    np.fill_diagonal(overlap, 0)
+    assert (overlap.max(1) > 0.5).sum() >= 3
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(1) / 192
+    assert sides.min() > CROWD.smallest - 0.01
+    assert sides.max() < CROWD.largest + 0.01
+
+
+def test_another_scene_is_another_data_set(tmp_path):
+    first = draw_shapes(tmp_path / "set", train=1, val=1, side=96)
+    plain = (first / "shapes.json").read_text()
+    assert "scene" not in plain  # folders drawn before scenes are still known
+    crowd = draw_shapes(tmp_path / "set", train=1, val=1, side=96, scene=Scene(fewest=5, most=5, largest=0.3))
+    assert (crowd / "shapes.json").read_text() != plain
+    annotations = json.loads((crowd / "annotations" / "instances_train.json").read_text())["annotations"]
+    assert len(annotations) == 5

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from leandet.detector.spec import Spec, check_size
+from leandet.detector.spec import HeadStyle, Spec, check_size
 from leandet.errors import UserError
 from leandet.preprocess import Size
 
@@ -13,7 +13,8 @@ def spec(**changes: object) -> Spec:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"width": 8, "levels": (16,), "kept": {"backbone.3": 12}}, {"size": Size(4096, 32), "levels": (8, 32)}],
+    [{}, {"width": 8, "levels": (16,), "kept": {"backbone.3": 12}}, {"size": Size(4096, 32), "levels": (8, 32)}]
+    + [{"head": style, "levels": style.strides} for style in HeadStyle],
 )
 def test_a_spec_comes_back_from_json(changes):
     wanted = spec(**changes)
@@ -27,6 +28,8 @@ def test_a_spec_comes_back_from_json(changes):
         ({"width": 7}, "width must be at least 8"),
         ({"levels": ()}, "levels must be some of 8, 16, 32"),
         ({"levels": (4, 8)}, "levels must be some of 8, 16, 32"),
+        ({"head": HeadStyle.ONENET_CENTRE}, r"levels must be 4, not \[8, 16, 32\]"),
+        ({"head": HeadStyle.ONENET_FCOS, "levels": (8, 16)}, "levels must be 8, 16, 32, 64, 128, not"),
         ({"size": Size(300, 320)}, "multiple of 32 .* not 300: try 288"),
         ({"size": Size(320, 310)}, "not 310: try 320"),
         ({"size": Size(0, 320)}, "not 0: try 32"),
@@ -64,6 +67,18 @@ def test_a_missing_field(name):
         Spec.from_json(value)
 
 
+def test_a_card_from_before_the_heads_has_the_lean_one():
+    value = spec().to_json()
+    del value["head"]
+    assert Spec.from_json(value) == spec()
+
+
+@pytest.mark.parametrize("head", ["wide", None, 3, ["lean"]])
+def test_an_unknown_head_asks_for_another_version(head):
+    with pytest.raises(UserError, match=r"unknown head.*another leandet version"):
+        Spec.from_json(spec().to_json() | {"head": head})
+
+
 def test_an_unknown_field_asks_for_another_version():
     with pytest.raises(UserError, match=r"'depth'.*another leandet version"):
         Spec.from_json(spec().to_json() | {"depth": 2})
@@ -88,3 +103,16 @@ def test_an_unknown_field_asks_for_another_version():
 def test_a_field_of_the_wrong_type(change):
     with pytest.raises(UserError, match="damaged"):
         Spec.from_json(spec().to_json() | change)
+
+
+@pytest.mark.parametrize("detections", [0, -1, 10_001])
+def test_detections_in_range(detections):
+    with pytest.raises(UserError, match="detections must be from 1 to 10000"):
+        spec(detections=detections)
+
+
+def test_a_card_from_before_the_field_returns_a_hundred():
+    value = spec(detections=300).to_json()
+    assert Spec.from_json(value).detections == 300
+    del value["detections"]
+    assert Spec.from_json(value).detections == 100

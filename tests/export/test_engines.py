@@ -2,12 +2,15 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from leandet.compress import prune, recalibrate
 from leandet.detector.decode import top_k
+from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SUFFIXES, compare, export
 from leandet.runtime import RawOutput, open_runtime
@@ -67,6 +70,33 @@ def test_there_is_no_nms_in_any_file(model):
             continue
         for word in SUPPRESSIONS[:-1] if file.suffix in {".onnx", ".tflite"} else SUPPRESSIONS:
             assert word not in content, f"{file.name} holds {word!r}"
+
+
+@pytest.fixture(scope="module")
+def pruned(detector, card, tmp_path_factory):
+    """Cut to six tenths, saved and read again, as a person does it."""
+    small = prune(detector, torch.zeros(1, 3, SIZE.height, SIZE.width), 0.4)
+    recalibrate(small, [torch.from_numpy(pictures(16, 100))])
+    path = tmp_path_factory.mktemp("pruned") / "model.safetensors"
+    save_detector(small, replace(card, spec=small.spec), path)
+    return load_detector(path)
+
+
+@pytest.mark.parametrize("to", NEEDS)
+def test_a_pruned_detector_stays_exact(detector, pruned, tmp_path, to):
+    for module in NEEDS[to]:
+        pytest.importorskip(module)
+    small, card = pruned
+    count = [sum(p.numel() for p in network.parameters()) for network in (small, detector)]
+    assert count[0] < 0.8 * count[1]
+    path = tmp_path / f"model{SUFFIXES[to]}"
+    parity = export(small, card, path, pictures(2), to)
+    assert parity.compared >= 20
+    assert parity.boxes < BOX_TOLERANCE
+    assert parity.scores < SCORE_TOLERANCE
+    for file in files(path):
+        assert file.suffix == ".bin" or b"nonmaxsuppression" not in file.read_bytes().lower()
+    assert open_runtime(path, 1).card.spec.kept == small.spec.kept != {}
 
 
 def test_the_card_travels(model, card):

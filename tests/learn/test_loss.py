@@ -1,14 +1,14 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
-from leandet.learn.assign import Matches
+from leandet.learn.assign import Matches, MinimumCost
 from leandet.learn.loss import Criterion, box_terms, quality_focal, wanted_scores
 from leandet.preprocess import Size
 
@@ -170,6 +170,33 @@ def test_the_better_prediction_has_the_lower_loss():
     assert len(set(moved)) == 4
     assert float(loss_of(perfect(confusion=18)).total) > best
     assert float(loss_of(perfect(copies=2)).classification) > best + 0.5  # a duplicate is an error
+
+
+def test_an_assigner_decides_who_learns():
+    """Every copy of an object matched with it, and nobody: silence is wanted everywhere."""
+
+    def both(predictions: Predictions, targets: Targets) -> Matches:
+        image, location = (predictions.logits.amax(2) > 0).nonzero(as_tuple=True)
+        iou = [
+            box_iou(predictions.boxes[i, n][None], targets.boxes[i])[0] for i, n in zip(image, location, strict=True)
+        ]
+        return Matches(image, location, torch.stack(iou).argmax(1), torch.ones(len(image)))
+
+    def nobody(predictions: Predictions, targets: Targets) -> Matches:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Matches(none, none, none, torch.zeros(0))
+
+    predictions = perfect(shift=2, copies=2)
+    targets = Targets.pad(OBJECTS, LABELS)
+    single, double, silent = (
+        Criterion(0, assign=assign)(Fixed(predictions), pictures(2), targets)
+        for assign in (MinimumCost(), both, nobody)
+    )
+    assert float(double.classification) < 0.1 * float(single.classification)
+    torch.testing.assert_close(double.l1, single.l1)  # a mean over the matches
+    assert float(silent.l1) == 0
+    hushed = quality_focal(predictions.logits, torch.zeros_like(predictions.logits))
+    torch.testing.assert_close(silent.classification, 2 * hushed)
 
 
 def test_the_loss_is_a_mean_over_the_batchs_objects():

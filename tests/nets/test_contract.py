@@ -30,6 +30,23 @@ def test_declared_taps_are_real(trunk, size):
         assert feature.shape == (1, tap.channels, *(-(-side // tap.stride) for side in size))
 
 
+@pytest.mark.parametrize(
+    "name", ["alexnet", "squeezenet1_0", "mobilenet_v1_025", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+)
+def test_the_fine_map_comes_before_the_others(name):
+    torch.manual_seed(0)
+    fine = nets.backbone(name, fine=True).eval()
+    plain = nets.backbone(name).eval()
+    plain.load_state_dict(fine.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        first, *others = fine(image)
+        assert first.shape[2:] == (16, 24)
+        assert [tap.stride for tap in fine.taps] == [4, 8, 16, 32]
+        for ours, wanted in zip(others, plain(image), strict=True):
+            assert torch.equal(ours, wanted)
+
+
 def test_every_parameter_gets_a_gradient(trunk):
     trunk.train()
     trunk.zero_grad()

@@ -19,6 +19,11 @@ def test_a_timm_network_gives_three_maps():
     assert trunk.dropped_parameters > 0
 
 
+def test_a_timm_network_gives_the_fine_map_too():
+    trunk = nets.backbone("timm:mobilenetv4_conv_small_050", fine=True).eval()
+    assert [tap.stride for tap in trunk.taps] == [4, 8, 16, 32]
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -15,6 +15,7 @@ from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
 from leandet.pipeline import Options, run, stages
+from leandet.quantize import quantize as quantize_module
 from leandet.runtime import open_runtime
 
 
@@ -30,9 +31,7 @@ def quick():
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp("build")
     data = draw_shapes(root / "shapes", train=12, val=6, side=96)
-    return Options(
-        data, root / "out", "mobilenet_v2_035", "none", size=64, width=16, epochs=1, batch=4, threads=1, budget_ms=1e4
-    )
+    return Options(data, root / "out", "mobilenet_v2_035", "none", size=64, width=16, epochs=1, batch=4, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +68,8 @@ def test_results_keep_the_names_that_others_rely_on(built, options):
         assert row["seconds"] > 0
         assert row["bytes"] == (options.out / row["path"]).stat().st_size
     assert results["chosen"]["path"] == "model.onnx"
-    assert results["budget_ms"] == 1e4
-    assert results["met"] is True
+    assert results["budget_ms"] is None
+    assert results["met"] is None
 
 
 def test_the_figures_are_those_of_the_files(built, options):
@@ -98,6 +97,18 @@ def test_the_report_stands_alone_and_names_the_figures(built, options):
     assert "data:image/" in page
     for source in ('src="http', "src='http", 'rel="stylesheet"'):
         assert source not in page
+
+
+@pytest.mark.parametrize("reasons", [(), ("it loses",)])  # what the gate says is tested where it lives
+def test_the_gate_decides_which_file_is_chosen(copy, built, monkeypatch, reasons):
+    monkeypatch.setattr(quantize_module, "_reasons", lambda judged, most: reasons)
+    work = stages.Work(copy, read(copy.data)[0], False, {"export": built[0].results["stages"][1]})
+    row = stages.run_stage(stages.Quantize(), work)
+    assert row["name"] == "quantize"
+    assert row["path"] == ("model.onnx" if reasons else "model-int8.onnx")
+    assert (copy.out / "model-int8.onnx").exists() == (not reasons) == row["int8"]["accepted"]
+    assert row["bytes"] == (copy.out / row["path"]).stat().st_size
+    assert [type(s).__name__ for s in stages.stages_of(dataclasses.replace(copy, int8=True))][-1] == "Quantize"
 
 
 def test_a_used_folder_is_refused_without_resume(built, options):

@@ -9,6 +9,7 @@ from leandet.machine import busy_cores, describe_machine
 from leandet.preprocess import Size
 from leandet.runtime import bench as bench_module
 from leandet.runtime.bench import bench, photograph_like
+from leandet.runtime.fresh import measure_fresh
 
 KEYS = {
     *("model", "runtime", "precision", "threads", "batch", "size", "p50_ms", "p90_ms", "p99_ms", "images_per_s"),
@@ -34,6 +35,27 @@ def test_two_models_in_turns(make_onnx):
     assert all(small[f"{stage}_p50_ms"] > 0 for stage in ("preprocess", "network", "postprocess"))
 
 
+def test_other_batches_and_a_process_of_its_own(make_onnx):
+    value = json.loads(json.dumps(bench([make_onnx()], threads=1, seconds=0.02, batches=(2, 3), fresh=True).to_json()))
+    row = value["rows"][0]
+    assert row["batch"] == 1
+    assert row["best_batch"] in {1, 2, 3}
+    assert row["best_images_per_s"] >= row["images_per_s"]
+    assert row["cold_start_ms"] > row["p50_ms"]  # the engine's import alone takes longer than a call
+    assert 20e6 < row["peak_memory_bytes"] < 1e9
+
+
+def test_memory_is_the_models_own_not_the_measuring_process_s(make_onnx):
+    ballast = np.ones(100_000_000)  # 800 MB, resident
+    peak = measure_fresh(make_onnx(), 1).peak_memory_bytes
+    assert ballast.nbytes > 700e6 > peak
+
+
+def test_a_model_that_does_not_open_in_a_process_of_its_own(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        measure_fresh(tmp_path / "none.onnx", 1)
+
+
 def test_own_images(make_onnx, picture, tmp_path):
     photo = tmp_path / "a.png"
     cv2.imwrite(str(photo), picture(40, 50, (5, 5, 20, 20)))
@@ -55,6 +77,7 @@ def test_a_busy_machine_is_said_at_once(make_onnx, monkeypatch):
         ({"seconds": 0}, "seconds must"),
         ({"seconds": float("nan")}, "seconds must"),
         ({"batch": 0}, "batch must"),
+        ({"batches": (4, 2000)}, "batch must"),
         ({"threads": 0}, "threads must"),
         ({"images": []}, "no images"),
     ],

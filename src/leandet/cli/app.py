@@ -13,7 +13,9 @@ from leandet.cli.deploy import export_command, quantize_command
 from leandet.cli.make import build_command, eval_command, train_command
 from leandet.cli.nets import nets_command
 from leandet.cli.profile import profile_command
+from leandet.cli.prune import prune_command
 from leandet.cli.run import bench_command, detect_command
+from leandet.cli.search import search_command
 from leandet.cli.sparsify import sparsify_command
 from leandet.errors import UserError, missing_extra
 
@@ -33,9 +35,11 @@ app.command("bench", rich_help_panel="Use a detector")(bench_command)
 app.command("train", rich_help_panel="Step by step")(train_command)
 app.command("export", rich_help_panel="Step by step")(export_command)
 app.command("quantize", rich_help_panel="Step by step")(quantize_command)
+app.command("search", rich_help_panel="Step by step")(search_command)
 app.command("sparsify", rich_help_panel="Step by step")(sparsify_command)
 app.command("nets", rich_help_panel="Step by step")(nets_command)
 app.command("profile", rich_help_panel="Step by step")(profile_command)
+app.command("prune", rich_help_panel="Step by step")(prune_command)
 app.command("verify", rich_help_panel="Step by step")(verify_command)
 app.add_typer(data_app, name="data", rich_help_panel="Step by step")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,14 @@ Threads = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same choice.")]
+
+Teacher = Annotated[
+    Path | None, typer.Option(help="A .safetensors detector of the same classes to learn from beside the labels.")
+]
+ScalePenalty = Annotated[
+    float,
+    typer.Option(min=0, help="Weight of batch-norm scales in the loss, such as 1e-4, for pruning by bn-scale later."),
+]
 
 
 def tell(line: str) -> None:

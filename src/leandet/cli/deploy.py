@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from leandet.data.sample import Dataset
     from leandet.preprocess import Size
-    from leandet.quantize.quantize import Quantized
+    from leandet.quantize.quantize import Quantized, Tuned
 
 PARITY_IMAGES = 8
+SIMULATED_EPOCHS = 5
 
 
 def export_command(
@@ -62,6 +63,14 @@ def quantize_command(
     out: Annotated[Path | None, typer.Option(help="The new model; MODEL-int8 beside it if left out.")] = None,
     max_drop: Annotated[float, typer.Option(min=0, max=1, help="AP that may be lost, a fraction.")] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Write it even if it is slower or worse.")] = False,
+    qat_epochs: Annotated[
+        int, typer.Option(min=0, help="Fine-tune a .safetensors detector this long with 8-bit rounding first.")
+    ] = 0,
+    simulate: Annotated[
+        str | None,
+        typer.Option(help="Only show the accuracy of fewer bits, as lsq or dorefa would give; writes nothing."),
+    ] = None,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Bits for --simulate.")] = 4,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -77,13 +86,47 @@ def quantize_command(
         raise UserError(f"--out {path} must end in {SUFFIXES[to]} for {to}.")
     if path.resolve() == model.resolve():
         raise UserError(f"--out {path} is the model itself: name another file.")
+    if (qat_epochs or simulate) and model.suffix != ".safetensors":
+        raise UserError(f"{model}: fine-tuning needs the weights: give the .safetensors file.")
     dataset, _ = read(data)
+    if simulate:
+        _simulate(model, dataset, simulate, bits, qat_epochs or SIMULATED_EPOCHS, as_json=as_json)
+        return
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         source = _as_onnx(model, dataset, Path(scratch))
-        result = quantize(source, dataset, path, max_drop=max_drop, force=force, threads=threads, tell=tell)
+        tuned = _tuned(model, dataset, qat_epochs, Path(scratch)) if qat_epochs else None
+        result = quantize(
+            source, dataset, path, max_drop=max_drop, force=force, threads=threads, tuned=tuned, tell=tell
+        )
     if not (result.accepted or force):
         raise UserError(refusal(result))
     _report(result, as_json=as_json)
+
+
+def _tuned(model: Path, dataset: Dataset, epochs: int, scratch: Path) -> Tuned:
+    from leandet.detector.files import load_detector
+    from leandet.quantize.aware import tune
+
+    detector, card = load_detector(model)
+    return tune(detector, card, dataset, scratch, epochs=epochs)
+
+
+def _simulate(model: Path, dataset: Dataset, method: str, bits: int, epochs: int, *, as_json: bool) -> None:
+    """Print what fewer bits would cost."""
+    from leandet.detector.files import load_detector
+    from leandet.quantize.aware import simulate
+
+    detector, card = load_detector(model)
+    with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
+        found = simulate(detector, card, dataset, Path(scratch), method=method, bits=bits, epochs=epochs)
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    typer.echo(
+        f"{method}, {bits} bits, {epochs} epochs: AP {100 * found.float_ap:.1f} -> {100 * found.ap:.1f} % on "
+        f"{found.images} images of {found.split}; simulated, accuracy only: no engine here runs {bits}-bit weights, "
+        "so nothing was written and nothing is faster"
+    )
 
 
 def _as_onnx(model: Path, dataset: Dataset, scratch: Path) -> Path:

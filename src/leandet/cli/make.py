@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, tell
+from leandet.cli.quantities import duration, milliseconds, size_in_bytes
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,18 +31,6 @@ DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 600, 128, 64, 100
 DEMO_BACKBONE = "shufflenet_v2_x0_5"
 
 
-def milliseconds(text: str) -> float:
-    """A latency such as `8ms`, `8`, `7.5 ms` or `0.01s`, in ms.
-
-    Raises:
-        UserError: if it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
-    if match is None or not float(match[1]) > 0:
-        raise UserError(f"--budget must be a time above 0 such as 8ms, not {text!r}.")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
-
-
 def build_command(
     data: Annotated[
         Path | None, typer.Argument(help="Labelled images: a folder or file in COCO, VOC or YOLO layout.")
@@ -52,17 +40,33 @@ def build_command(
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Latency to meet, photograph in, boxes out, such as 8ms; the report says if it was."),
+        typer.Option(
+            help="Latency to meet, photograph in, boxes out, such as 8ms; chooses backbone, input and widths."
+        ),
     ] = None,
+    time: Annotated[str | None, typer.Option(help="Time allowed for a build to a budget, such as 2h or 90m.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest file of a build to a budget, such as 1MB.")] = None,
+    target: Annotated[str, typer.Option(help="Where it will run: onnx, openvino, ncnn or litert.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="Folder for all results; runs/NAME if left out.")] = None,
-    backbone: Backbone = "mobilenet_v2",
+    backbone: Annotated[
+        str | None, typer.Option(help="A name from `leandet nets`; by the budget, or mobilenet_v2, if left out.")
+    ] = None,
     weights: Weights = "imagenet",
-    size: Side = 320,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Longest side of the input in pixels, a multiple of 32; by the budget, or 320, if left out."),
+    ] = None,
     width: Width = 96,
     epochs: Epochs = None,
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    prune: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise too; the INT8 file is chosen if it is faster and as accurate.")
+    ] = False,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -78,13 +82,39 @@ def build_command(
         data = draw_shapes(out / "data", train=DEMO_IMAGES)
         backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
         epochs = epochs or DEMO_EPOCHS
-    limit = None if budget is None else milliseconds(budget)
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads, limit)
+    options = Options(
+        data,
+        out,
+        backbone,
+        weights,
+        size,
+        width,
+        epochs,
+        batch,
+        seed,
+        threads,
+        None if budget is None else milliseconds(budget),
+        prune,
+        int8,
+        max_bytes=None if max_size is None else size_in_bytes(max_size),
+        seconds=None if time is None else duration(time),
+        target=target,
+    )
     result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
     else:
         _print_result(result)
+    if result.results["met"] is False:
+        raise UserError(missed(result.results))
+
+
+def missed(results: dict[str, Any]) -> str:
+    """The sentence for a budget that the result does not meet."""
+    return (
+        f"the budget of {results['budget_ms']:g} ms was not met: the fastest found takes "
+        f"{results['chosen']['p50_ms']:.2f} ms; allow more, or measure again on a quiet machine."
+    )
 
 
 def _print_result(result: Result) -> None:
@@ -108,6 +138,9 @@ def _print_result(result: Result) -> None:
         )
     console = Console()
     console.print(table)
+    for row in results["stages"]:
+        if (tried := row.get("int8")) and not tried["accepted"]:
+            typer.echo(f"INT8 was refused: {' and '.join(tried['reasons'])}")
     if results["budget_ms"] is not None:
         verdict = "meets" if results["met"] else "misses"
         typer.echo(f"{results['chosen']['p50_ms']:.2f} ms {verdict} the budget of {results['budget_ms']:g} ms")
@@ -126,13 +159,28 @@ def train_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    teacher: Teacher = None,
+    scale_penalty: ScalePenalty = 0.0,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector and save it as model.safetensors."""
     from leandet.pipeline import Options, train_only
 
-    options = Options(data, out, backbone, weights, size, width, epochs, batch, seed, threads)
+    options = Options(
+        data,
+        out,
+        backbone,
+        weights,
+        size,
+        width,
+        epochs,
+        batch,
+        seed,
+        threads,
+        teacher=teacher,
+        scale_penalty=scale_penalty,
+    )
     row = train_only(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(row))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leandet.cli.arguments import Json, Threads
+from leandet.errors import UserError
 
 if TYPE_CHECKING:
     from leandet.runtime.bench import BenchReport
@@ -16,22 +17,35 @@ if TYPE_CHECKING:
 
 def detect_command(
     model: Annotated[Path, typer.Argument(help="The model file: .onnx, or .safetensors where torch is installed.")],
-    sources: Annotated[list[str], typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders or patterns; or one video file, stream (rtsp://...) or camera number."),
+    ],
     save: Annotated[Path, typer.Option(help="Folder for the drawn pictures and detections.json.")] = Path(
         "runs/detect"
     ),
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Drop scores under this, 0 to 1.")] = 0.3,
+    track: Annotated[bool, typer.Option("--track", help="Follow objects through a video (ByteTrack).")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of a video.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Detect objects in images: a drawn picture for each and one detections.json."""
+    """Detect objects in images or in one video: drawn pictures, or a drawn video, and the figures as JSON."""
     import cv2
     from rich.console import Console
 
     from leandet.runtime import open_runtime
     from leandet.runtime.detect import detect
+    from leandet.runtime.frames import is_video
     from leandet.runtime.sources import find_images
 
+    if any(is_video(source) for source in sources):
+        if len(sources) > 1:
+            raise UserError("a video, camera or stream is detected in alone: name it as the only source.")
+        _detect_video(model, sources[0], save, threshold, track, frames, threads, as_json=as_json)
+        return
+    if track or frames:
+        raise UserError("--track and --frames are for a video, camera or stream, not for images.")
     images = find_images(sources)
     runtime = open_runtime(model, threads)
     cv2.setNumThreads(runtime.threads)
@@ -46,6 +60,35 @@ def detect_command(
     )
 
 
+def _detect_video(
+    model: Path,
+    source: str,
+    save: Path,
+    threshold: float,
+    track: bool,
+    frames: int | None,
+    threads: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    import cv2
+
+    from leandet.runtime import open_runtime
+    from leandet.runtime.video import detect_video
+
+    runtime = open_runtime(model, threads)
+    cv2.setNumThreads(runtime.threads)
+    summary = detect_video(runtime, runtime.card.classes, source, save, threshold, track=track, most=frames)
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
+        return
+    followed = "" if summary.tracks is None else f" on {summary.tracks} tracks"
+    typer.echo(
+        f"{summary.detections} objects{followed} in {summary.frames} frames, {summary.dropped} dropped, "
+        f"{summary.seconds:.1f} s; the drawn video is {summary.video}, the figures are {summary.results}"
+    )
+
+
 def bench_command(
     models: Annotated[list[Path], typer.Argument(help="Model files, measured in turns.")],
     threads: Threads = None,
@@ -55,14 +98,21 @@ def bench_command(
         typer.Option(help="Image file, folder or pattern; may be repeated. A drawn 640x480 picture if left out."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images in one call.")] = 1,
+    batches: Annotated[
+        str | None, typer.Option(help="Other numbers of images in a call to try for the most images/s, such as 4,16.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled images: AP is measured on test, else val.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="An .svg file to draw accuracy against latency into.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast models run on this machine: photograph in, boxes out."""
+    """Measure models side by side on this machine: photograph in, boxes out, cold start and memory."""
     from rich.console import Console
 
     from leandet.runtime.bench import bench
     from leandet.runtime.sources import find_images
 
+    if chart is not None and chart.suffix != ".svg":
+        raise UserError(f"--chart {chart} must end in .svg.")
     errors = Console(stderr=True)
     report = bench(
         models,
@@ -70,12 +120,44 @@ def bench_command(
         find_images(images) if images else None,
         seconds=seconds,
         batch=batch,
+        batches=_numbers(batches),
+        fresh=True,
         warn=lambda text: errors.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True),
     )
+    if data is not None:
+        report = report.with_ap(_accuracies(models, data, threads))
+    if chart is not None:
+        from leandet.report.bench import write_bench_chart
+
+        write_bench_chart(report.rows, chart)
     if as_json:
         typer.echo(json.dumps(report.to_json()))
     else:
         _print_table(report)
+
+
+def _numbers(text: str | None) -> list[int]:
+    """`4,16` -> [4, 16]."""
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise UserError(f"--batches must be whole numbers such as 4,16, not {text!r}.") from error
+
+
+def _accuracies(models: list[Path], data: Path, threads: int | None) -> list[float]:
+    """Average precision of each model on the judged split, a fraction."""
+    from leandet.data.read import read
+    from leandet.evaluate import check_classes, evaluate
+    from leandet.runtime import open_runtime
+
+    dataset, _ = read(data)
+    samples = dataset.splits.get("test") or dataset.splits["val"]
+    found = []
+    for model in models:
+        runtime = open_runtime(model, threads)
+        check_classes(runtime, dataset.classes, str(data))
+        found.append(evaluate(runtime, samples, dataset.classes)[0].ap)
+    return found
 
 
 def _print_table(report: BenchReport) -> None:
@@ -91,19 +173,27 @@ def _print_table(report: BenchReport) -> None:
         pad_edge=False,
     )
     table.add_column("model", overflow="fold")
-    for name in ("input px", "precision", "p50/p90/p99 ms", "pre/net/post ms", "images/s", "MB", "AP %"):
+    for name in ("input px", "engine", "p50/p90/p99 ms", "pre/net/post ms", "images/s", "best", "cold ms", "RAM MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("file MB", "AP %"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
             escape(row.model),
             f"{row.size[1]}x{row.size[0]}",
-            escape(row.precision),
+            escape(f"{row.runtime} {row.precision}"),
             f"{row.p50_ms:.2f}/{row.p90_ms:.2f}/{row.p99_ms:.2f}",
             f"{row.preprocess_p50_ms:.2f}/{row.network_p50_ms:.2f}/{row.postprocess_p50_ms:.2f}",
             f"{row.images_per_s:.1f}",
+            "-" if row.best_batch is None else f"{row.best_images_per_s:.1f} at {row.best_batch}",
+            "-" if row.cold_start_ms is None else f"{row.cold_start_ms:.0f}",
+            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
             f"{row.bytes / 1e6:.2f}",
             "-" if row.ap is None else f"{100 * row.ap:.1f}",
         )
     console = Console()
     # A pipe or a log has no width of its own: do not fold what another program will read.
-    Console(width=None if console.is_terminal else 160).print(table)
+    Console(width=None if console.is_terminal else 200).print(table)
+    versions = report.machine["versions"]
+    if isinstance(versions, dict):
+        typer.echo(", ".join(f"{name} {version}" for name, version in versions.items()))

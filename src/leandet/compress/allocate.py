@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 from math import prod
@@ -18,7 +19,9 @@ from leandet.compress.trace import Role
 from leandet.errors import UserError
 
 FEWEST = 0.1  # share of a group's steps that a global cut leaves at least: an empty layer cuts the network in two
+TRIALS, MEASURED_TRIALS = 40, 7  # halvings of the pressure: a count costs nothing, a measurement costs an export
 Kept = dict[str, int]
+Cost = Callable[[Mapping[str, int]], float]  # of the network whose named groups keep so many steps: all a search needs
 
 
 class Scope(Enum):
@@ -51,6 +54,25 @@ class Target:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise UserError(f"the {self.quantity.value} that remain must be a share above 0 up to 1, not {self.share}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a candidate may measure at most, such as its latency on one machine.
+
+    Attributes:
+        measure: of a candidate network.
+        most: the limit, above 0.
+        unit: of both, for messages.
+    """
+
+    measure: Callable[[nn.Module], float]
+    most: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.most < float("inf"):
+            raise UserError(f"a budget must be above 0 {self.unit}, not {self.most} {self.unit}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +180,18 @@ def choices(
 def _check_rules(module: nn.Module, structure: Structure, rules: Sequence[Rule]) -> None:
     layers = [layer for group in structure.groups for layer in group.layers]
     for rule in rules:
-        if not any(rule.matches(module, layer) for layer in layers):
-            shown = ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
+        if any(rule.matches(module, layer) for layer in layers):
+            continue
+        if rule.kind is nn.Module:
+            near = get_close_matches(rule.layers, layers, n=8, cutoff=0.5) or layers
+            shown = ", ".join(near[:8]) + (", ..." if len(layers) > len(near[:8]) else "")
             raise UserError(f"the rule for {rule.layers!r} matches no layer that can be cut: there are {shown}.")
+        kinds = sorted({type(module.get_submodule(layer)).__name__ for layer in layers})
+        where = "" if rule.layers == "*" else f" under {rule.layers!r}"
+        raise UserError(
+            f"the rule for {rule.kind.__name__}{where} matches no layer that can be cut: their types are "
+            f"{', '.join(kinds)}."
+        )
 
 
 def _legal(structure: Structure, group: Group, align: int) -> tuple[int, ...]:
@@ -222,29 +253,66 @@ def share_out(found: Sequence[Choice], scope: Scope, *, relative: bool = True) -
     return at
 
 
-def reach(found: Sequence[Choice], at: Callable[[float], Kept], costs: Costs, target: Target) -> Kept:
-    """The least pressure that meets a target.
+def reach(at: Callable[[float], Kept], cost: Cost, limit: float, trials: int = TRIALS) -> tuple[Kept, float]:
+    """The least pressure whose cost is within a limit, found by halving.
+
+    Returns:
+        What is kept, and its cost; where even the most pressure is above the limit, that.
+    """
+    known: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def tried(pressure: float) -> tuple[Kept, float]:
+        kept = at(pressure)
+        key = tuple(sorted(kept.items()))
+        if key not in known:
+            known[key] = cost(kept)
+        return kept, known[key]
+
+    for end in (0.0, 1.0):
+        best = tried(end)
+        if (best[1] <= limit) == (end == 0):  # nothing has to go, or all that may go is not enough
+            return best
+    low, high = 0.0, 1.0
+    for _ in range(trials):
+        middle = (low + high) / 2
+        found = tried(middle)
+        if found[1] <= limit:
+            high, best = middle, found
+        else:
+            low = middle
+    return best
+
+
+def meet(at: Callable[[float], Kept], costs: Costs, target: Target) -> Kept:
+    """The least cut that meets a target.
 
     Raises:
-        UserError: if even the most does not; it says how near that comes.
+        UserError: if none does; it says how near the largest comes.
     """
     whole = costs.of({}, target.quantity)
-    if (least := costs.of(at(1.0), target.quantity)) > target.share * whole:
+    kept, least = reach(at, lambda kept: costs.of(kept, target.quantity), target.share * whole)
+    if least > target.share * whole:
         near = int(1000 * least / whole + 1) / 1000
         raise UserError(
             f"{target.share:.1%} of the {target.quantity.value} cannot be reached: with these rules and groups "
             f"{near:.1%} remain at least."
         )
-    low, high = 0.0, 1.0
-    if costs.of(at(0.0), target.quantity) <= target.share * whole:
-        return at(0.0)
-    for _ in range(40):
-        middle = (low + high) / 2
-        if costs.of(at(middle), target.quantity) <= target.share * whole:
-            high = middle
-        else:
-            low = middle
-    return at(high)
+    return kept
+
+
+def afford(at: Callable[[float], Kept], cost: Cost, budget: Budget) -> Kept:
+    """The least cut within a budget, by a cost that measures.
+
+    Raises:
+        UserError: if none is; it says how near the largest comes.
+    """
+    kept, least = reach(at, cost, budget.most, MEASURED_TRIALS)
+    if least > budget.most:
+        raise UserError(
+            f"{budget.most:g} {budget.unit} cannot be reached: with these rules and groups the smallest network "
+            f"measures {least:.3g} {budget.unit}."
+        )
+    return kept
 
 
 def strengths(structure: Structure, found: Sequence[Choice]) -> Strengths:

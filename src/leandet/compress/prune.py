@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from leandet.compress.allocate import (
+    Budget,
+    Cost,
     Costs,
     Kept,
     Quantity,
     Rule,
     Scope,
     Target,
+    afford,
     check_ratio,
     choices,
-    reach,
+    meet,
     share_out,
     strengths,
 )
@@ -26,6 +29,8 @@ from leandet.compress.criteria import Criterion, l1
 from leandet.compress.cut import Plan, Strengths, cut, plan
 from leandet.compress.record import Inputs
 from leandet.errors import UserError
+
+PROBE = 0.5  # pressure at which groups that the network's code holds are found before anything is measured
 
 
 @runtime_checkable
@@ -62,7 +67,7 @@ def prune(
     ratio: float | None = None,
     criterion: Criterion = l1,
     *,
-    target: Target | None = None,
+    target: Target | Budget | None = None,
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
@@ -77,7 +82,7 @@ def prune(
         example_input: its argument or arguments; only shapes matter.
         ratio: share of the channels to cut in every group (or over all groups, with `Scope.GLOBAL`), in [0, 1).
         criterion: from a group to one score for each channel.
-        target: instead of a ratio, what may remain.
+        target: instead of a ratio, what may remain, or what the result may measure.
         scope: how the cut is shared out.
         rules: for layers by name or type; the later ones win.
         align: keep multiples of so many channels.
@@ -95,7 +100,7 @@ def shrink(
     ratio: float | None = None,
     criterion: Criterion = l1,
     *,
-    target: Target | None = None,
+    target: Target | Budget | None = None,
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
@@ -112,8 +117,8 @@ def shrink(
     while True:
         found = choices(module, structure, criterion, rules, align, fixed)
         at = share_out(found, scope)
-        kept = at(ratio) if target is None else reach(found, at, costs, target)  # type: ignore[arg-type]
         strength = strengths(structure, found)
+        kept = meet(at, costs, target) if isinstance(target, Target) else at(PROBE if ratio is None else ratio)
         try:
             chosen = plan(module, example_input, structure, kept, strength)
         except UserError:
@@ -121,7 +126,22 @@ def shrink(
                 raise
             fixed |= more
         else:
-            return _finish(module, structure, costs, chosen, fixed)
+            break
+    if isinstance(target, Budget):
+        kept = afford(at, measured(module, example_input, structure, strength, target.measure), target)
+        chosen = plan(module, example_input, structure, kept, strength)
+    return _finish(module, structure, costs, chosen, fixed)
+
+
+def measured(
+    module: nn.Module,
+    example_input: Inputs,
+    structure: Structure,
+    strength: Strengths,
+    measure: Callable[[nn.Module], float],
+) -> Cost:
+    """What a candidate really costs: from kept counts to the measurement of the network cut to them."""
+    return lambda kept: measure(cut(module, plan(module, example_input, structure, kept, strength)))
 
 
 def _culprits(
@@ -153,3 +173,12 @@ def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan,
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)
     ]
     return Pruned(new, widths, fixed, chosen.unmatched, *shares)
+
+
+def quantity_of(module: nn.Module, example_input: Inputs, quantity: Quantity) -> float:
+    """How much of a quantity a network has, as targets count it.
+
+    Raises:
+        UserError: if the network cannot be followed.
+    """
+    return Costs(module, analyse(module, example_input)).of({}, quantity)

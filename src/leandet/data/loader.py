@@ -36,10 +36,12 @@ class EpochSampler(Sampler[Draw]):
         count: number of samples.
         seed: of the whole training.
         mosaic_until: first epoch without mosaics.
+        rank, world: of the order, this one of so many processes draws every `world`-th; each draws equally many.
     """
 
-    def __init__(self, count: int, seed: int, mosaic_until: int) -> None:
+    def __init__(self, count: int, seed: int, mosaic_until: int, rank: int = 0, world: int = 1) -> None:
         self.count, self.seed, self.mosaic_until = count, seed, mosaic_until
+        self.rank, self.world = rank, world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,10 +49,11 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.world
 
     def __iter__(self) -> Iterator[Draw]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = order[self.rank : len(self) * self.world : self.world]
         mosaic = self.epoch < self.mosaic_until
         return (Draw(self.epoch, int(index), mosaic) for index in order)
 
@@ -113,7 +116,15 @@ class TrainingSet(Dataset[Example]):
 
 
 def training_loader(
-    samples: Sequence[Sample], size: Size, *, batch: int, seed: int, mosaic_until: int, workers: int
+    samples: Sequence[Sample],
+    size: Size,
+    *,
+    batch: int,
+    seed: int,
+    mosaic_until: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[Batch]:
     """Batches of random views; the last incomplete batch of an epoch is dropped unless it is the only one.
 
@@ -124,16 +135,18 @@ def training_loader(
         seed: decides every view together with the epoch.
         mosaic_until: first epoch without mosaics.
         workers: loader processes; 0 loads in the training process.
+        rank, world: this one of so many training processes, each with batches of its own.
     """
     dataset = TrainingSet(samples, size, seed)
     dataset.warm()
+    sampler = EpochSampler(len(samples), seed, mosaic_until, rank, world)
     return DataLoader[Batch](
         dataset,  # type: ignore[arg-type]  # the collate function turns its Examples into a Batch
         batch_size=batch,
-        sampler=EpochSampler(len(samples), seed, mosaic_until),
+        sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
-        drop_last=len(samples) >= batch,
+        drop_last=len(sampler) >= batch,
         # Started once: a fork marks the whole heap copy-on-write, and with a training's gigabytes in it the next epoch
         # pays a page fault for each page.
         persistent_workers=workers > 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,3 +49,10 @@ class Dataset:
     layout: str
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+
+
+def evenly(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """At most `count` samples, evenly spaced over all of them; all where they are fewer."""
+    if len(samples) <= count:
+        return samples
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]

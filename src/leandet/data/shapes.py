@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from leandet.data.scene import SCENE, Scene
 from leandet.errors import UserError
 from leandet.preprocess import Image
 
@@ -21,8 +22,6 @@ MANIFEST = "shapes.json"
 
 _DRAWING = 4  # of the drawing code: raise it when the same seed no longer gives the same pictures
 _FINE = 4  # subpixels along each axis: masks are drawn at this scale, so boxes are right to a quarter of a pixel
-_SMALLEST, _LARGEST = 56 / 256, 140 / 256  # of an object's longer side, as a part of the picture's
-_VISIBLE = 0.6  # part of an object's area that what is drawn over it must leave
 _SLACK = 1.0  # pixels by which the visible extent may fall short of the whole one
 _CONTRAST = 110.0  # distance in RGB of an object's colour from what it lies on
 _QUALITY = 92
@@ -39,9 +38,10 @@ class DrawnShape:
 
     Attributes:
         label: index into `CLASSES`.
-        box: (x1, y1, x2, y2) in pixels, tight to what is seen of the shape, right to a quarter of a pixel.
+        box: (x1, y1, x2, y2) in pixels, tight to what is seen of the shape, right to a quarter of a pixel; of the
+            whole shape where the scene lets its ends be hidden.
         area: visible area in square pixels.
-        visible: part of the shape that no later shape covers, 0.6 to 1.
+        visible: part of the shape that no later shape covers, `Scene.visible` to 1.
     """
 
     label: int
@@ -60,7 +60,9 @@ class _Placed:
     colour: Points
 
 
-def draw_shapes(out: Path, *, train: int = 400, val: int = 100, side: int = 256, seed: int = 0) -> Path:
+def draw_shapes(
+    out: Path, *, train: int = 400, val: int = 100, side: int = 256, seed: int = 0, scene: Scene = SCENE
+) -> Path:
     """Write the embedded data set in COCO layout; the same arguments give the same files.
 
     `out` gets `annotations/instances_train.json`, `annotations/instances_val.json`, the pictures `train/*.jpg` and
@@ -73,6 +75,7 @@ def draw_shapes(out: Path, *, train: int = 400, val: int = 100, side: int = 256,
         val: pictures to judge by, at least 1.
         side: width and height of each picture in pixels, at least 64.
         seed: at least 0.
+        scene: what the pictures show.
 
     Returns:
         `out`.
@@ -86,7 +89,8 @@ def draw_shapes(out: Path, *, train: int = 400, val: int = 100, side: int = 256,
             f"drawing shapes needs train and val of at least 1, side of at least 64 and seed of at least 0: "
             f"got train={train}, val={val}, side={side}, seed={seed}."
         )
-    manifest = {"drawing": _DRAWING, "train": train, "val": val, "side": side, "seed": seed}
+    manifest: dict[str, int | str] = {"drawing": _DRAWING, "train": train, "val": val, "side": side, "seed": seed}
+    manifest |= {} if scene == SCENE else {"scene": repr(scene)}
     found = _read_manifest(out)
     if found == manifest and _is_complete(out, manifest):
         return out
@@ -101,7 +105,7 @@ def draw_shapes(out: Path, *, train: int = 400, val: int = 100, side: int = 256,
         fresh = workplace / "fresh"
         (fresh / "annotations").mkdir(parents=True)
         for split, (name, count) in enumerate((("train", train), ("val", val))):
-            _write_split(fresh, name, split, count, side, seed)
+            _write_split(fresh, name, split, count, side, seed, scene)
         (fresh / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         if out.exists():
             out.replace(workplace / "old")
@@ -113,30 +117,34 @@ def draw_shapes(out: Path, *, train: int = 400, val: int = 100, side: int = 256,
     return out
 
 
-def draw_picture(side: int, rng: np.random.Generator, first: int = 0) -> tuple[Image, list[DrawnShape]]:
+def draw_picture(
+    side: int, rng: np.random.Generator, first: int = 0, scene: Scene = SCENE
+) -> tuple[Image, list[DrawnShape]]:
     """One picture and its labels.
 
     Args:
         side: width and height in pixels.
         rng: the source of every choice.
         first: label of the first shape; the others' are drawn by lot.
+        scene: what the picture shows.
 
     Returns:
-        uint8 (side, side, 3) RGB, and 1 to 4 shapes in the order drawn.
+        uint8 (side, side, 3) RGB, and the shapes in the order drawn.
     """
     canvas = _background(side, rng)
     _clutter(canvas, rng)
     owners = np.full((side * _FINE, side * _FINE), -1, np.int16)
     placed: list[_Placed] = []
-    wanted = int(rng.integers(1, 5))
+    wanted = int(rng.integers(scene.fewest, scene.most + 1))
     for number in range(wanted):
-        label = first if number == 0 else int(rng.integers(len(CLASSES)))
+        label = first if number == 0 or scene.alike else int(rng.integers(len(CLASSES)))
         for _ in range(24):
-            corner, mask = _propose(label, side, placed, rng)
-            if _fits(owners, placed, corner, mask):
+            corner, mask = _propose(label, side, placed, rng, scene)
+            if _fits(owners, placed, corner, mask, scene):
                 placed.append(_put(canvas, owners, placed, label, corner, mask, rng))
                 break
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8), [_label(owners, i, shape) for i, shape in enumerate(placed)]
+    labels = [_label(owners, i, shape, whole=scene.whole) for i, shape in enumerate(placed)]
+    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8), labels
 
 
 # ---------------------------------------------------------------- files
@@ -150,7 +158,7 @@ def _read_manifest(out: Path) -> object:
         return None
 
 
-def _is_complete(out: Path, manifest: dict[str, int]) -> bool:
+def _is_complete(out: Path, manifest: dict[str, int | str]) -> bool:
     return all(
         (out / "annotations" / f"instances_{name}.json").is_file()
         and sum(1 for _ in (out / name).glob("*.jpg")) == manifest[name]
@@ -158,14 +166,14 @@ def _is_complete(out: Path, manifest: dict[str, int]) -> bool:
     )
 
 
-def _write_split(out: Path, name: str, split: int, count: int, side: int, seed: int) -> None:
+def _write_split(out: Path, name: str, split: int, count: int, side: int, seed: int, scene: Scene) -> None:
     """The pictures and the COCO file of one split."""
     (out / name).mkdir()
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(count):
         # A generator for each picture: a longer split begins with the same pictures as a shorter one.
-        picture, shapes = draw_picture(side, np.random.default_rng([seed, split, index]), index % len(CLASSES))
+        picture, shapes = draw_picture(side, np.random.default_rng([seed, split, index]), index % len(CLASSES), scene)
         file = f"{index + 1:06d}.jpg"
         done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if not done:
@@ -218,7 +226,9 @@ def _outlines(label: int, rng: np.random.Generator) -> list[Points]:
     return [outline, outline * rng.uniform(0.5, 0.65)] if name == "ring" else [outline]
 
 
-def _propose(label: int, side: int, placed: list[_Placed], rng: np.random.Generator) -> tuple[tuple[int, int], Mask]:
+def _propose(
+    label: int, side: int, placed: list[_Placed], rng: np.random.Generator, scene: Scene
+) -> tuple[tuple[int, int], Mask]:
     """A shape of random form, size and place.
 
     Returns:
@@ -226,7 +236,7 @@ def _propose(label: int, side: int, placed: list[_Placed], rng: np.random.Genera
         sides whole pixels.
     """
     outlines = _outlines(label, rng)
-    longer = side * math.exp(rng.uniform(math.log(_SMALLEST), math.log(_LARGEST))) * _FINE
+    longer = side * math.exp(rng.uniform(math.log(scene.smallest), math.log(scene.largest))) * _FINE
     scale = longer / np.ptp(outlines[0], axis=0).max()
     outlines = [outline * scale for outline in outlines]
     half = np.abs(outlines[0]).max(axis=0)
@@ -235,10 +245,10 @@ def _propose(label: int, side: int, placed: list[_Placed], rng: np.random.Genera
         side * _FINE - half - 2,
     )  # one more than the mask's border: rounding may not leave the canvas
     centre = rng.uniform(nearest, limit)
-    if placed and rng.random() < 0.25:  # beside another shape, so that some overlap
+    if placed and rng.random() < scene.beside:  # beside another shape, so that some overlap
         other = placed[int(rng.integers(len(placed)))].box
         middle = np.array([other[0] + other[2], other[1] + other[3]]) / 2
-        reach = (half + np.array([other[2] - other[0], other[3] - other[1]]) / 2) * rng.uniform(0.55, 1.0)
+        reach = (half + np.array([other[2] - other[0], other[3] - other[1]]) / 2) * rng.uniform(*scene.reach)
         angle = rng.uniform(0, 2 * math.pi)
         centre = np.clip(middle + reach * np.array([math.cos(angle), math.sin(angle)]), nearest, limit)
     low = np.floor((centre - half - 1) / _FINE).astype(int) * _FINE
@@ -255,8 +265,8 @@ def _extent(mask: npt.NDArray[np.bool_], corner: tuple[int, int]) -> Box:
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
-def _fits(owners: Owners, placed: list[_Placed], corner: tuple[int, int], mask: Mask) -> bool:
-    """Whether every shape under the mask stays visible enough, and its visible extent stays its whole extent.
+def _fits(owners: Owners, placed: list[_Placed], corner: tuple[int, int], mask: Mask, scene: Scene) -> bool:
+    """Whether every shape under the mask stays visible enough, and its visible extent its whole extent if it must.
 
     The second condition makes a label's box plain from the pixels: nobody has to guess how far a shape goes on.
     """
@@ -270,9 +280,9 @@ def _fits(owners: Owners, placed: list[_Placed], corner: tuple[int, int], mask: 
         left = owners[y1:y2, x1:x2] == number
         a1, b1, a2, b2 = max(x, x1), max(y, y1), min(x + mask.shape[1], x2), min(y + mask.shape[0], y2)
         left[b1 - y1 : b2 - y1, a1 - x1 : a2 - x1] &= mask[b1 - y : b2 - y, a1 - x : a2 - x] == 0
-        if np.count_nonzero(left) < _VISIBLE * shape.area:
+        if np.count_nonzero(left) < scene.visible * shape.area:
             return False
-        seen = _extent(left, (x1, y1))
+        seen = _extent(left, (x1, y1)) if scene.whole else shape.box
         if max(abs(s - w) for s, w in zip(seen, shape.box, strict=True)) > _SLACK * _FINE:
             return False
     return True
@@ -304,11 +314,11 @@ def _put(
     return _Placed(label, _extent(mask > 0, corner), int(np.count_nonzero(mask)), colour)
 
 
-def _label(owners: Owners, number: int, shape: _Placed) -> DrawnShape:
+def _label(owners: Owners, number: int, shape: _Placed, *, whole: bool) -> DrawnShape:
     x1, y1, x2, y2 = shape.box
     seen = owners[y1:y2, x1:x2] == number
     area = int(np.count_nonzero(seen))
-    left, top, right, bottom = (v / _FINE for v in _extent(seen, (x1, y1)))
+    left, top, right, bottom = (v / _FINE for v in (_extent(seen, (x1, y1)) if whole else shape.box))
     return DrawnShape(shape.label, (left, top, right, bottom), area / _FINE**2, area / shape.area)
 
 

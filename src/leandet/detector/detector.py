@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from leandet import nets
 from leandet.compress.narrow import narrow
 from leandet.detector.decode import Predictions, flatten, locations, to_boxes
-from leandet.detector.head import Head, Maps
-from leandet.detector.neck import Neck
+from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
+from leandet.detector.styles import STYLES
 
 # ImageNet's statistics in 8-bit units: the normalisation that every pretrained backbone expects.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-# Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's hundred thousands
-# of steps: trained for hundreds on a person's few images, it would be used with the statistics of weights long gone.
+# Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's many steps:
+# after a few hundred on a person's images, it would be used with the statistics of weights long gone.
 MOMENTUM = 0.1
 
 
@@ -38,9 +38,10 @@ class Detector(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = nets.backbone(spec.backbone)
-        self.neck = Neck([tap.channels for tap in self.backbone.taps], spec.width, spec.levels)
-        self.head = Head(spec.width, spec.classes, len(spec.levels))
+        style = STYLES[spec.head]
+        self.backbone = nets.backbone(spec.backbone, fine=style.fine)
+        self.neck = style.neck([tap.channels for tap in self.backbone.taps], spec)
+        self.head = style.head(spec)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = MOMENTUM
@@ -62,8 +63,7 @@ class Detector(nn.Module):
     def predict(self, maps: Maps) -> Predictions:
         """The head's maps -> predictions at every location."""
         points, strides = locations(maps.classes, self.spec.levels)
-        logits = flatten(maps.classes) + flatten(maps.chosen)
-        return Predictions(logits, to_boxes(flatten(maps.distances), points, strides), points, strides)
+        return Predictions(maps.logits(), to_boxes(flatten(maps.distances), points, strides), points, strides)
 
     def forward(self, images: Tensor) -> Predictions:
         """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leandet.detector.decode import flatten
 from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
@@ -19,13 +20,19 @@ class Maps(NamedTuple):
 
     Attributes:
         classes: logits (B, C, h, w): which object is here, wherever its other locations are.
-        chosen: logits (B, 1, h, w), added to the former: whether this location answers for its object.
+        chosen: logits (B, 1, h, w), added to the former: whether this location answers for its object. Empty for a head
+            without such a choice.
         distances: (B, 4, h, w) to left, top, right and bottom, in strides, not negative.
     """
 
     classes: list[Tensor]
     chosen: list[Tensor]
     distances: list[Tensor]
+
+    def logits(self) -> Tensor:
+        """Scores before the sigmoid (B, N, C), at every location of every level."""
+        classes = flatten(self.classes)
+        return classes + flatten(self.chosen) if self.chosen else classes
 
 
 class Tower(nn.Sequential):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 from leandet.errors import UserError
@@ -11,6 +12,48 @@ from leandet.preprocess import Size
 STRIDE = 32  # the deepest feature: an input's sides are multiples of it
 MAX_SIDE = 4096
 TOP_K = 100  # COCO's metric counts 100 detections an image
+MOST_DETECTIONS = 10_000
+
+
+class HeadStyle(StrEnum):
+    """What stands on the backbone. The value is what a card says.
+
+    LEAN is leandet's own. The others are OneNet's (arXiv 2012.05780), to compare with: one map at stride 4 after
+    CenterNet, or a pyramid with deep towers after FCOS.
+    """
+
+    LEAN = "lean"
+    ONENET_CENTRE = "onenet_centre"
+    ONENET_FCOS = "onenet_fcos"
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides at which it predicts, ascending; the lean one can leave some out."""
+        return _STRIDES[self]
+
+    def check_levels(self, levels: tuple[int, ...]) -> None:
+        """Refuse strides at which it does not predict.
+
+        Raises:
+            UserError: unless they are some of the lean style's, or exactly another's.
+        """
+        lean = self is HeadStyle.LEAN
+        fits = bool(levels) and set(levels) <= set(self.strides) if lean else levels == self.strides
+        if not fits:
+            named = ("some of " if lean else "") + ", ".join(str(stride) for stride in self.strides)
+            raise UserError(f"levels must be {named}, not {list(levels)}.")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the choice of the location that answers is apart from the classes, as `Recipe.auxiliary` needs."""
+        return self is HeadStyle.LEAN
+
+
+_STRIDES = {
+    HeadStyle.LEAN: (8, 16, 32),
+    HeadStyle.ONENET_CENTRE: (4,),
+    HeadStyle.ONENET_FCOS: (8, 16, 32, 64, 128),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +65,9 @@ class Spec:
         classes: number of classes, at least 1.
         size: the network's input, height and width in pixels, multiples of 32.
         width: channels of the neck and head, at least 8.
-        levels: strides of the feature maps that predict, a subset of 8, 16, 32.
+        levels: strides of the feature maps that predict, `head.strides` or, for the lean head, some of them.
+        head: what stands on the backbone.
+        detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
         kept: channels kept in each pruned component; empty for an unpruned network.
     """
 
@@ -32,6 +77,8 @@ class Spec:
     width: int = 64
     levels: tuple[int, ...] = (8, 16, 32)
     kept: dict[str, int] = field(default_factory=dict)
+    head: HeadStyle = HeadStyle.LEAN
+    detections: int = TOP_K
 
     def __post_init__(self) -> None:
         if self.classes < 1:
@@ -39,8 +86,9 @@ class Spec:
         check_size(self.size)
         if self.width < 8:
             raise UserError(f"width must be at least 8 channels, not {self.width}.")
-        if not self.levels or not set(self.levels) <= {8, 16, 32}:
-            raise UserError(f"levels must be some of 8, 16, 32, not {list(self.levels)}.")
+        self.head.check_levels(self.levels)
+        if not 1 <= self.detections <= MOST_DETECTIONS:
+            raise UserError(f"detections must be from 1 to {MOST_DETECTIONS}, not {self.detections}.")
 
     def to_json(self) -> dict[str, Any]:
         """A plain object, read back by `from_json`."""
@@ -51,6 +99,8 @@ class Spec:
             "width": self.width,
             "levels": list(self.levels),
             "kept": dict(self.kept),
+            "head": self.head.value,
+            "detections": self.detections,
         }
 
     @classmethod
@@ -65,6 +115,9 @@ class Spec:
         known = {f.name for f in fields(cls)}
         if strange := sorted(set(value) - known):
             raise UserError(f"the card's spec has the unknown field {strange[0]!r}: it needs another leandet version.")
+        head = value.get("head", HeadStyle.LEAN.value)  # cards from before the choice do not name it
+        if head not in list(HeadStyle):
+            raise UserError(f"the card's spec has the unknown head {head!r}: it needs another leandet version.")
         try:
             height, width = value["size"]
             return cls(
@@ -74,6 +127,8 @@ class Spec:
                 width=int(value["width"]),
                 levels=tuple(int(s) for s in value["levels"]),
                 kept={str(k): int(v) for k, v in value["kept"].items()},
+                head=HeadStyle(head),
+                detections=int(value.get("detections", TOP_K)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the card's spec is damaged ({error!r}): export the model again.") from error

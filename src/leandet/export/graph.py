@@ -9,15 +9,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leandet.detector.decode import Predictions, top_k
 from leandet.detector.detector import Detector
-from leandet.detector.spec import TOP_K
 
 
 class Deployed(nn.Module):
     """The whole path: uint8 pixels in, the best detections out."""
 
-    def __init__(self, detector: Detector, k: int = TOP_K) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector, self.k = detector, k
+        self.detector, self.k = detector, detector.spec.detections
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (B, 3, H, W) RGB -> boxes (B, k, 4) xyxy px, scores (B, k) descending, labels (B, k) int64."""
@@ -63,6 +62,8 @@ def folded(detector: Detector) -> Detector:
             continue
         for index in range(len(module) - 1):
             convolution, norm = module[index], module[index + 1]
-            if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-                module[index], module[index + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and type(norm) is nn.BatchNorm2d:
+                transposed = isinstance(convolution, nn.ConvTranspose2d)
+                module[index] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
+                module[index + 1] = nn.Identity()
     return copied

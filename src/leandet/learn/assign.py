@@ -47,6 +47,16 @@ def of_class(values: Tensor, labels: Tensor) -> Tensor:
     return values.transpose(1, 2).gather(1, index)
 
 
+def input_extent(predictions: Predictions) -> Tensor:
+    """Width and height (2,) of the network's input in pixels: how far the finest locations reach.
+
+    Coarser ones reach further where their stride does not divide the input.
+    """
+    finest = predictions.strides[0]
+    extent: Tensor = predictions.points[predictions.strides == finest].amax(0) + finest / 2
+    return extent
+
+
 def classification_cost(logits: Tensor, labels: Tensor) -> Tensor:
     """OneNet's classification cost (arXiv 2012.05780, section 3.2): focal loss as positive less as negative.
 
@@ -84,9 +94,7 @@ class MinimumCost:
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Cost (B, M, N) of giving object m to location n."""
-        boxes = predictions.boxes
-        # Coordinates are normalised by the extent of the locations: the input's width and height in pixels.
-        extent = predictions.points.amax(0) + predictions.strides[predictions.points.argmax(0)] / 2
+        boxes, extent = predictions.boxes, input_extent(predictions)
         cost = pairwise(targets.boxes, boxes).giou.mul_(-self.giou)
         for axis in range(4):
             gap = targets.boxes[:, :, None, axis] - boxes[:, None, :, axis]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,13 @@ from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
-from leandet.learn.assign import Matches, MinimumCost, TopQuality
+from leandet.learn.assign import Assigner, Matches, MinimumCost, TopQuality
 from leandet.learn.geometry import matched
+from leandet.learn.processes import share
 
 CLASSIFICATION, L1, GIOU = 2.0, 5.0, 2.0  # OneNet's weights, arXiv 2012.05780, section 4
+
+Guide = Callable[[Detector, Maps, Tensor], Tensor]  # student, its maps and the images -> a further term of the loss
 
 
 class Parts(NamedTuple):
@@ -25,11 +29,12 @@ class Parts(NamedTuple):
     l1: Tensor
     giou: Tensor
     auxiliary: Tensor
+    distillation: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.classification + self.l1 + self.giou + self.auxiliary
+        return self.classification + self.l1 + self.giou + self.auxiliary + self.distillation
 
 
 def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -74,30 +79,35 @@ class Criterion(nn.Module):
 
     Args:
         auxiliary: weight of the one-to-many loss; with 0 the one-to-one loss teaches the class logits too.
+        guide: what a teacher adds (`leandet.learn.distill`); None for none.
+        assign: decides which locations the one-to-one loss teaches to detect; an assigner that gives an object several
+            makes it the loss of a detector that needs NMS.
     """
 
-    def __init__(self, auxiliary: float = 1.0) -> None:
+    def __init__(self, auxiliary: float = 1.0, guide: Guide | None = None, assign: Assigner | None = None) -> None:
         super().__init__()
-        self.assign = MinimumCost()
+        self.guide = guide
+        self.assign: Assigner = assign or MinimumCost()
         self.assign_many = TopQuality()
         self.auxiliary = auxiliary
 
     def forward(self, detector: Detector, images: Tensor, targets: Targets) -> Parts:
-        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per object."""
+        """Images (B, 3, H, W) in 0..255 and their targets -> the loss's parts, per match."""
         maps: Maps = detector.head(detector.features(images))
         settled = maps._replace(classes=[m.detach() for m in maps.classes]) if self.auxiliary else maps
         predictions = detector.predict(settled)
         height, width = images.shape[-2:]
         extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
-        count = targets.valid.sum().clamp(min=1)
         matches = self.assign(predictions, targets)
+        count = share(matches.quality.sum())  # one-to-one: the number of objects
         box = box_terms(predictions, targets, matches, matches.quality, extent)
-        wanted = wanted_scores(predictions.logits, targets.labels, matches, box.iou)
+        wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
         return Parts(
             CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
             L1 * box.l1 / count,
             GIOU * box.giou / count,
             self._many(predictions, maps.classes, targets, extent),
+            self.guide(detector, maps, images) if self.guide is not None else images.new_zeros(()).float(),
         )
 
     def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:
@@ -109,6 +119,6 @@ class Criterion(nn.Module):
         # Each object's best location is asked for its IoU, the others for their share of it: the ranking within an
         # object is taught too (task-aligned learning, TOOD, arXiv 2108.07755, section 3.2).
         wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
-        total = matches.quality.sum().clamp(min=1)
+        total = share(matches.quality.sum())
         scores = CLASSIFICATION * quality_focal(predictions.logits, wanted)
         return self.auxiliary * (scores + L1 * box.l1 + GIOU * box.giou) / total

@@ -9,12 +9,13 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from leandet.compress.criteria import scale_penalty
 from leandet.data.batch import Batch
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
-from leandet.learn.loss import Criterion, Parts
+from leandet.learn.loss import Criterion, Guide, Parts
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch, found
 from leandet.metrics import score
@@ -29,14 +30,21 @@ class Training(lightning.LightningModule):
         steps: optimiser steps of the whole training.
         samples: of the validation split, in the order in which the loader gives them.
         classes: names.
+        guide: what a teacher adds to the loss; None for none.
     """
 
     def __init__(
-        self, detector: Detector, recipe: Recipe, steps: int, samples: tuple[Sample, ...], classes: tuple[str, ...]
+        self,
+        detector: Detector,
+        recipe: Recipe,
+        steps: int,
+        samples: tuple[Sample, ...],
+        classes: tuple[str, ...],
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
-        self.criterion = Criterion(recipe.auxiliary)
+        self.criterion = Criterion(recipe.auxiliary, guide, recipe.assign)
         self.recipe, self.steps = recipe, steps
         self._samples, self._classes = samples, classes
         self._found: list[Detections] = []
@@ -54,14 +62,23 @@ class Training(lightning.LightningModule):
         """One batch -> its total loss."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         parts: Parts = self.criterion(self.detector, images, batch.targets)
+        loss, terms = parts.total, parts._asdict()
+        if self.criterion.guide is None:
+            del terms["distillation"]
+        if self.recipe.scale_penalty:
+            terms["scales"] = self.recipe.scale_penalty * scale_penalty(self.detector)
+            loss = loss + terms["scales"]
         self.log_dict(
-            {f"loss/{name}": value.detach() for name, value in parts._asdict().items()},
+            {f"loss/{name}": value.detach() for name, value in terms.items()},
             on_step=False,
             on_epoch=True,
             batch_size=len(images),
+            sync_dist=True,
         )
-        self.log("loss", parts.total.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
-        return parts.total
+        self.log(
+            "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True
+        )
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last measurement's detections."""
@@ -71,7 +88,7 @@ class Training(lightning.LightningModule):
         """Collect the detections of a batch."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         predictions: Predictions = self.detector(images)
-        self._found += found(predictions, batch.placements)
+        self._found += found(predictions, batch.placements, self.detector.spec.detections)
 
     def on_validation_epoch_end(self) -> None:
         """Measure AP over the validation split."""

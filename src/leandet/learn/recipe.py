@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leandet.errors import UserError
+from leandet.learn.assign import Assigner, MinimumCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Recipe:
         mosaic_share: share of the epochs, from the start, that use mosaics.
         ema_decay: of the averaged weights, per step, once warmed up.
         auxiliary: weight of the one-to-many loss on the class logits; 0 for plain OneNet.
+        assign: decides which locations learn to detect which object.
+        scale_penalty: weight of the sum of the batch-norms' absolute scales (Network Slimming, arXiv 1708.06519), which
+            drives scales to zero for pruning by them; 0 for none, about 1e-4 in the paper.
         clip: largest norm of the gradient.
         evaluations: how many times the validation split is measured, evenly spread.
         patience: stop after this many measurements without a better AP; 0 never stops.
@@ -37,6 +41,8 @@ class Recipe:
     mosaic_share: float = 0.8
     ema_decay: float = 0.995
     auxiliary: float = 1.0
+    assign: Assigner = field(default_factory=MinimumCost)
+    scale_penalty: float = 0.0
     clip: float = 10.0
     evaluations: int = 12
     patience: int = 6
@@ -49,6 +55,8 @@ class Recipe:
                 raise UserError(f"{name} must be at least {least}, not {value}.")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if not 0 <= self.scale_penalty < float("inf"):
+            raise UserError(f"scale_penalty must be at least 0, not {self.scale_penalty}.")
 
     @classmethod
     def from_nothing(cls, epochs: int, batch: int, seed: int) -> Recipe:

@@ -24,8 +24,10 @@ from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.learn.checkpoints import WholeCheckpoints, check_fits, read_checkpoint
+from leandet.learn.loss import Guide
 from leandet.learn.memory import keep_freed_memory
 from leandet.learn.module import Training
+from leandet.learn.processes import Processes
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import validation_loader
 
@@ -62,10 +64,13 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    guide: Guide | None = None,
     callbacks: Sequence[Callback] = (),
     choose_from: int = 0,
 ) -> Outcome:
     """Train `detector` in place and leave it with its best averaged weights, in evaluation mode.
+
+    Started by torchrun or srun, every process trains on its share of the pictures; `recipe.batch` is each one's.
 
     Args:
         detector: as built, perhaps with pretrained backbone weights.
@@ -74,18 +79,22 @@ def train(
         recipe: settings; a resumed training needs the same.
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
         resume: go on from `out`'s last checkpoint where there is one.
+        guide: a teacher to learn from beside the labels (`leandet.learn.distill`).
         callbacks: what else happens during training; each keeps its state in the checkpoint.
         choose_from: epochs, counted from 0, before which no weights are chosen as the best.
 
     Raises:
-        UserError: if there are no training samples, or the checkpoint is damaged or of another detector.
+        UserError: if there are no training samples, the recipe does not suit the detector's head, or the checkpoint is
+            damaged or of another detector.
         KeyboardInterrupt: after Ctrl-C, with the last checkpoint whole.
     """
     if not training:
         raise UserError("the training split is empty: label some images or choose another split.")
+    if recipe.auxiliary and not detector.spec.head.chooses:
+        raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    size = detector.spec.size
+    size, processes = detector.spec.size, Processes.here()
     loader = training_loader(
         training,
         size,
@@ -93,8 +102,10 @@ def train(
         seed=recipe.seed,
         mosaic_until=round(recipe.epochs * recipe.mosaic_share),
         workers=recipe.workers,
+        rank=processes.rank,
+        world=processes.world,
     )
-    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes)
+    module = Training(detector, recipe, len(loader) * recipe.epochs, validation, classes, guide)
     module.to(memory_format=torch.channels_last)
     progress = Progress(out)
     checkpoint = out / LAST
@@ -102,7 +113,7 @@ def train(
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
         check_fits(read_checkpoint(checkpoint), module, checkpoint)
     with quiet():
-        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from)
+        trainer = _trainer(recipe, out, [progress, *callbacks], choose_from, processes)
         trainer.fit(
             module,
             loader,
@@ -126,12 +137,14 @@ def train(
     )
 
 
-def _trainer(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int, processes: Processes
+) -> lightning.Trainer:
     out.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [
         Averaging(recipe.ema_decay),
         *others,
-        Bar(leave=False),
+        Bar(leave=False, console_kwargs={"stderr": True}),  # standard output belongs to the answer
         Best(out, choose_from),
         ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1),
     ]
@@ -139,7 +152,11 @@ def _trainer(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from:
         callbacks.append(EarlyStopping("ap", mode="max", patience=recipe.patience))
     return lightning.Trainer(
         accelerator="auto",
-        devices="auto" if torch.cuda.is_available() else 1,
+        devices=processes.each,
+        num_nodes=processes.nodes,
+        strategy="ddp" if processes.world > 1 else "auto",
+        use_distributed_sampler=False,  # the loader shares the pictures out
+        sync_batchnorm=torch.cuda.is_available() and processes.world > 1,  # PyTorch has none on the CPU
         precision="16-mixed" if torch.cuda.is_available() else "32-true",
         max_epochs=recipe.epochs,
         check_val_every_n_epoch=recipe.evaluate_every,
@@ -259,7 +276,8 @@ class Progress(Callback):
                 "step_seconds": self._stepping,
             }
         )
-        write_json(self._path, self.curves)
+        if trainer.is_global_zero:
+            write_json(self._path, self.curves)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from leandet.data.image import load_image
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.detector.decode import Predictions, top_k
+from leandet.detector.spec import TOP_K
 from leandet.metrics import MIN_SCORE
 from leandet.preprocess import Placement, Size, letterbox
 
@@ -61,9 +62,10 @@ def validation_loader(samples: Sequence[Sample], size: Size, batch: int) -> Data
     return DataLoader[ValidationBatch](ValidationSet(samples, size), batch_size=batch, collate_fn=_collate)  # type: ignore[arg-type]
 
 
-def found(predictions: Predictions, placements: Sequence[Placement]) -> list[Detections]:
-    """Predictions of B images -> their detections in original pixels, best first, scored over 0.001."""
-    boxes, scores, labels = (t.cpu().numpy() for t in top_k(predictions.logits.float(), predictions.boxes.float()))
+def found(predictions: Predictions, placements: Sequence[Placement], k: int = TOP_K) -> list[Detections]:
+    """Predictions of B images -> their k best detections in original pixels, best first, scored over 0.001."""
+    best = top_k(predictions.logits.float(), predictions.boxes.float(), k)
+    boxes, scores, labels = (tensor.cpu().numpy() for tensor in best)
     result = []
     for row, placement in enumerate(placements):
         keep = scores[row] > MIN_SCORE

@@ -129,15 +129,16 @@ def create(name: str, num_classes: int = 1000) -> Classifier:
     return network
 
 
-def backbone(name: str) -> Backbone:
+def backbone(name: str, *, fine: bool = False) -> Backbone:
     """A network's features at strides 8, 16 and 32, with random weights; `load_weights` fills it.
 
     Args:
         name: a name of `TABLE`, or `timm:NAME` for any timm network that has these strides.
+        fine: whether to give the features at stride 4 too, before the others.
 
     Raises:
         UserError: if there is no such network, or timm is wanted and not installed.
     """
     if name.startswith(PREFIX):
-        return TimmBackbone(name.removeprefix(PREFIX))
-    return Trunk(create(name))
+        return TimmBackbone(name.removeprefix(PREFIX), fine=fine)
+    return Trunk(create(name), fine=fine)

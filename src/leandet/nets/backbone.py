@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leandet.nets.mode import untouched
 
 STRIDES = (8, 16, 32)
+FINE = 4  # the stride of one map more, for detectors that ask for it
 _PROBE = (
     64  # side of the image that measures the taps: every stride divides it, and its deepest map still has 2x2 points
 )
@@ -78,7 +79,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float, normalised RGB -> maps (B, channels, ceil(H/stride), ceil(W/stride)) at 8, 16, 32."""
+        """(B, 3, H, W) float, normalised RGB -> maps (B, channels, ceil(H/stride), ceil(W/stride)) at 8, 16, 32.
+
+        A backbone made with `fine` puts the map at stride 4 before them.
+        """
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -86,10 +90,8 @@ class Backbone(nn.Module, ABC):
 
         It runs the network on one small image (some milliseconds), so read it when building, not in a forward pass.
         """
-        weight = next(self.parameters())
-        image = torch.zeros(1, 3, _PROBE, _PROBE, device=weight.device, dtype=weight.dtype)
         with untouched(self):
-            maps = self(image)
+            maps = self(_probe(self))
         return tuple(Tap(f.shape[1], _PROBE // f.shape[2]) for f in maps)
 
 
@@ -99,13 +101,17 @@ class Trunk(Backbone):
     Tensors keep the classifier's names, so its state dicts load. The modules are taken over from the classifier, not
     copied, and windows that stride are padded by half their kernel: AlexNet's and SqueezeNet's unpadded ones would
     otherwise give maps a point or two short of the detector's grid. Every other paper pads so already.
+
+    Args:
+        classifier: taken apart.
+        fine: whether to give the last map at stride 4 too, before the others.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, *, fine: bool = False) -> None:
         super().__init__()
         steps = classifier.steps()
         last = [step.path for step in steps].index(classifier.taps[-1])
-        self._tapped = classifier.taps
+        self._tapped: tuple[str, ...] = classifier.taps
         self._route = tuple(step.path for step in steps[: last + 1])
         self.pretrained = classifier.pretrained
         whole = _parameters(classifier)
@@ -113,6 +119,18 @@ class Trunk(Backbone):
             _place(self, step)
             _pad(step.module)
         self.dropped_parameters = whole - _parameters(self)
+        if fine:
+            self._tapped = (self._last_at(FINE), *self._tapped)
+
+    def _last_at(self, stride: int) -> str:
+        """The last step whose map has this stride."""
+        x, last = _probe(self), ""
+        with untouched(self):
+            for path in self._route:
+                x = self.get_submodule(path)(x)
+                if x.shape[2] * stride == _PROBE:
+                    last = path
+        return last
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
@@ -122,6 +140,12 @@ class Trunk(Backbone):
             if path in self._tapped:
                 features.append(x)
         return features
+
+
+def _probe(module: nn.Module) -> Tensor:
+    """The image that measures the taps."""
+    weight = next(module.parameters())
+    return torch.zeros(1, 3, _PROBE, _PROBE, device=weight.device, dtype=weight.dtype)
 
 
 def _parameters(module: nn.Module) -> int:

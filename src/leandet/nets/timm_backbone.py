@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leandet.errors import UserError
-from leandet.nets.backbone import STRIDES, Backbone
+from leandet.nets.backbone import FINE, STRIDES, Backbone
 
 PREFIX = "timm:"
 
@@ -19,18 +19,19 @@ class TimmBackbone(Backbone):
     """timm's feature extractor for a network of its own, named as timm names it.
 
     Raises:
-        UserError: if timm is not installed, has no such network, or the network lacks one of the three strides.
+        UserError: if timm is not installed, has no such network, or the network lacks one of the strides.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, fine: bool = False) -> None:
         super().__init__()
-        self.network = _features(name, pretrained=False)
+        strides = (FINE, *STRIDES) if fine else STRIDES
+        self.network = _features(name, strides, pretrained=False)
         with torch.device("meta"):  # the whole network is wanted for its size only
             whole = _timm().create_model(name)
         self.dropped_parameters = sum(p.numel() for p in whole.parameters()) - sum(
             p.numel() for p in self.network.parameters()
         )
-        self.pretrained = TimmWeights(name)
+        self.pretrained = TimmWeights(name, strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
@@ -43,9 +44,11 @@ class TimmWeights:
 
     Attributes:
         name: timm's name of the network.
+        strides: of the features whose tensors are wanted.
     """
 
     name: str
+    strides: tuple[int, ...] = STRIDES
 
     def fetch(self) -> Mapping[str, Tensor]:
         """Tensors by `TimmBackbone`'s names, downloaded once into the Hugging Face cache.
@@ -54,7 +57,7 @@ class TimmWeights:
             UserError: if timm has none or the download fails.
         """
         try:
-            network = _features(self.name, pretrained=True)
+            network = _features(self.name, self.strides, pretrained=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"could not get timm's weights of {self.name} ({error}): give a safetensors file instead."
@@ -71,7 +74,7 @@ def _timm() -> ModuleType:
     return module
 
 
-def _features(name: str, *, pretrained: bool) -> nn.Module:
+def _features(name: str, strides: tuple[int, ...], *, pretrained: bool) -> nn.Module:
     timm = _timm()
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3]
@@ -82,8 +85,9 @@ def _features(name: str, *, pretrained: bool) -> nn.Module:
         reductions = probe.feature_info.reduction()
     except (RuntimeError, AssertionError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"timm's {name} gives no features: choose another network.") from error
-    if missing := [s for s in STRIDES if s not in reductions]:
-        raise UserError(f"timm's {name} has no features at stride {missing[0]}: a backbone needs 8, 16 and 32.")
-    indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
+    if missing := [s for s in strides if s not in reductions]:
+        needs = ", ".join(str(s) for s in strides)
+        raise UserError(f"timm's {name} has no features at stride {missing[0]}: a backbone needs {needs}.")
+    indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides)
     network: nn.Module = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices)
     return network

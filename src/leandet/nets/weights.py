@@ -25,6 +25,13 @@ class TorchvisionWeights:
 
     name: str
 
+    @property
+    def top1(self) -> float:
+        """ImageNet top-1 accuracy in per cent, as torchvision states it."""
+        from torchvision.models import get_weight
+
+        return float(get_weight(self.name).meta["_metrics"]["ImageNet-1K"]["acc@1"])
+
     def fetch(self) -> Mapping[str, Tensor]:
         """Tensors by torchvision's names, downloaded once into torch's cache and checked by hash; no pickle code runs.
 

@@ -11,12 +11,26 @@ from typing import Any
 from leandet.data.sample import Sample
 from leandet.detector.spec import STRIDE, check_size
 from leandet.errors import UserError
+from leandet.export import SUFFIXES
 from leandet.preprocess import Size
+from leandet.search.latency import Budget
 
+BACKBONE, SIDE = "mobilenet_v2", 320  # where nothing else chooses
 VIEWS = 22_000  # training pictures shown in all when the number of epochs is not given
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 120
 ALIKE = 0.95  # share of the images that must have one shape before the input takes it
 SHAPE_TOLERANCE = 1.1  # ratio of two aspect ratios that count as one shape
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What is trained: a backbone, and the longest side of its input in pixels."""
+
+    backbone: str
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.backbone} at {self.side} px"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +40,74 @@ class Options:
     Attributes:
         data: folder or file in COCO, VOC or YOLO layout.
         out: folder for everything that is made.
-        backbone: a name of `leandet.nets`.
+        backbone: a name of `leandet.nets`; None chooses by the budget, or takes MobileNetV2 without one.
         weights: `imagenet`, `none`, or the path of a safetensors file for the backbone.
-        size: longest side of the network's input in pixels, a multiple of 32.
+        size: longest side of the network's input in pixels, a multiple of 32; None chooses by the budget, or takes 320.
         width: channels of neck and head.
         epochs: passes over the training split; None chooses by the number of images.
         batch: images a training step.
         seed: of everything random.
         threads: of training and of the measured runtime; None for all usable cores.
         budget_ms: the p50 latency to meet, photograph in, boxes out; None for none.
+        max_bytes: the largest file; only with a budget. None for any.
+        seconds: time allowed for the whole build; only with a budget. None for as long as it takes.
+        target: the engine that the result is for, a name of `leandet export --to`.
+        prune: share of the multiply-adds to cut out after training, above 0 and below 1; None prunes nothing.
+        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it.
+        teacher: a `.safetensors` detector of the same classes to learn from while training; None for none.
+        scale_penalty: see `Recipe`; for pruning by batch-norm scales later.
     """
 
     data: Path
     out: Path
-    backbone: str = "mobilenet_v2"
+    backbone: str | None = None
     weights: str = "imagenet"
-    size: int = 320
+    size: int | None = None
     width: int = 96
     epochs: int | None = None
     batch: int = 16
     seed: int = 0
     threads: int | None = None
     budget_ms: float | None = None
+    prune: float | None = None
+    int8: bool = False
+    teacher: Path | None = None
+    scale_penalty: float = 0.0
+    max_bytes: int | None = None
+    seconds: float | None = None
+    target: str = "onnx"
 
     def __post_init__(self) -> None:
-        check_size(Size(self.size, self.size))
-        if self.budget_ms is not None and not self.budget_ms > 0:
-            raise UserError(f"the budget must be above 0 ms, not {self.budget_ms:g} ms.")
+        if self.size is not None:
+            check_size(Size(self.size, self.size))
+        if self.budget_ms is not None:
+            Budget(self.budget_ms, self.max_bytes)  # refuses what is none
+            if self.prune is not None:
+                raise UserError("give either a budget, which decides how much is cut, or a share to prune.")
+        elif self.max_bytes is not None or self.seconds is not None:
+            raise UserError("a largest size or a time to work needs a budget in milliseconds too.")
+        if self.int8 and self.target != "onnx":
+            raise UserError("int8 in a build is for the target onnx: build without, then `leandet quantize --to`.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise UserError(f"the time to work must be above 0 s, not {self.seconds:g} s.")
+        if self.target not in SUFFIXES:
+            raise UserError(f"the target must be one of {', '.join(SUFFIXES)}, not {self.target!r}.")
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs must be at least 1, not {self.epochs}.")
+        if self.prune is not None and not 0 < self.prune < 1:
+            raise UserError(f"prune is the share of multiply-adds to cut out, above 0 and below 1, not {self.prune:g}.")
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is trained where no budget chooses."""
+        return Architecture(self.backbone or BACKBONE, self.size or SIDE)
 
     def to_json(self) -> dict[str, Any]:
         """A plain object; `out` is left out, so that a finished folder may be moved."""
         value = asdict(self)
         del value["out"]
         value["data"] = str(self.data)
+        value["teacher"] = None if self.teacher is None else str(self.teacher)
         return value
 
 

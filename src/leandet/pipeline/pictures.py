@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from leandet.data.draw import draw
 from leandet.data.image import load_image
+from leandet.data.sample import evenly
 from leandet.pipeline.stages import Work
 from leandet.report import Picture
 from leandet.runtime import open_runtime
@@ -18,10 +17,9 @@ def pictures(work: Work, model: str) -> list[Picture]:
     """Evenly spaced samples of the judged split beside the detections of the file `model`, scored over 0.3."""
     runtime = open_runtime(work.path(model), work.options.threads)
     _, samples = work.judged
-    chosen = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, COUNT).round().astype(int))]
     classes = work.dataset.classes
     result = []
-    for sample in chosen:
+    for sample in evenly(samples, COUNT):
         image = load_image(sample.image)
         found = runtime(image).above(THRESHOLD)
         result.append(

@@ -12,11 +12,14 @@ from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
 from leandet.errors import UserError
+from leandet.learn.processes import Processes
 from leandet.learn.train import CURVES, LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures
-from leandet.pipeline.stages import CHECKPOINTS, STAGES, Stage, Train, Work, run_stage
+from leandet.pipeline.plan import stages_of
+from leandet.pipeline.request import check_request
+from leandet.pipeline.stages import CHECKPOINTS, Stage, Train, Work, run_stage
 from leandet.report import CurvePoint, write_report
 
 REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
@@ -36,7 +39,9 @@ class Result:
 
 
 def build(options: Options, *, resume: bool = False, tell: Callable[[str], None] | None = None) -> Result:
-    """Check, train, evaluate, export, measure and report; each stage is kept, so that an interrupted build can go on.
+    """Check, train, prune where asked, export, measure and report, each stage kept: an interrupted build can go on.
+
+    With a budget, the build chooses what to train and cuts it to the budget (`leandet.pipeline.budget`).
 
     Args:
         options: what to build.
@@ -47,10 +52,13 @@ def build(options: Options, *, resume: bool = False, tell: Callable[[str], None]
         UserError: if the data, the options or the folder do not allow it.
         KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
     """
+    if Processes.here().world > 1:
+        raise UserError("a build is one process: run `leandet train` under torchrun or srun, and the rest without.")
     say = tell or (lambda line: None)
     work, report = _begin(options, resume, say)
-    for number, stage in enumerate(STAGES, 1):
-        say(f"stage {number} of {len(STAGES)}: {stage.name}")
+    stages = stages_of(options)
+    for number, stage in enumerate(stages, 1):
+        say(f"stage {number} of {len(stages)}: {stage.name}")
         work.done[stage.name] = _finished(stage, work) or _run(stage, work)
     results = _results(work, report)
     write_json(options.out / RESULTS, results)
@@ -77,35 +85,13 @@ def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], 
 
 
 def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
-    _check_folder(options, resume=resume)
+    made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
+    check_request(options.out / REQUEST, options.to_json(), "build", resume=resume, made=made)
     dataset, report = read(options.data, seed=options.seed)
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
-    return Work(options, dataset, resume), report
-
-
-def _check_folder(options: Options, *, resume: bool) -> None:
-    """Refuse another build's folder: a resumed build must be the same build. One that made nothing yet is free."""
-    path = options.out / REQUEST
-    wanted = options.to_json()
-    made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
-    if path.is_file() and (resume or made):
-        if not resume:
-            raise UserError(
-                f"{options.out} already holds a build: add --resume to go on with it, or choose another --out."
-            )
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete {options.out} and build again.") from error
-        if found != wanted:
-            name = next((k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]), "its version")
-            raise UserError(
-                f"{options.out} was begun with another {name}: repeat its options with --resume, or name another --out."
-            )
-    elif resume:
-        raise UserError(f"{options.out} holds no build to resume: leave out --resume, or name its folder with --out.")
+    return Work(options, dataset, resume, tell=say), report
 
 
 def _stage_file(stage: Stage, work: Work) -> Path:
@@ -131,7 +117,7 @@ def _run(stage: Stage, work: Work) -> dict[str, Any]:
 
 def _results(work: Work, report: Report) -> dict[str, Any]:
     """`results.json`: names that others rely on (see the reference in `docs/`)."""
-    rows = list(work.done.values())
+    rows = [{k: v for k, v in row.items() if k != "candidates"} for row in work.done.values() if "ap" in row]
     chosen = rows[-1]
     budget = work.options.budget_ms
     facts = report.to_json()
@@ -141,7 +127,7 @@ def _results(work: Work, report: Report) -> dict[str, Any]:
         "met": None if budget is None else chosen["p50_ms"] <= budget,
         "chosen": chosen,
         "stages": rows,
-        "candidates": [],
+        "candidates": [candidate for row in work.done.values() for candidate in row.get("candidates", [])],
         "options": work.options.to_json(),
         "machine": {k: v for k, v in describe_machine().items() if k != "versions"} | {"threads": chosen["threads"]},
         "versions": versions(),

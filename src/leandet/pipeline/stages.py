@@ -1,10 +1,11 @@
-"""The stages of a build, each adding to the work so far; a new stage is one class and one row in `STAGES`."""
+"""The stages of a build, each adding to the work so far; `plan.py` says which of them a build has."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,39 +21,67 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
-from leandet.export import export
+from leandet.export import SUFFIXES, export
+from leandet.learn.distill import Distillation, load_teacher
+from leandet.learn.processes import Processes
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import train
+from leandet.learn.train import Outcome, train
 from leandet.machine import versions
 from leandet.nets.weights import DEFAULT, load_weights
-from leandet.pipeline.options import Options, default_epochs, input_size
+from leandet.pipeline.options import Architecture, Options, default_epochs, input_size
 from leandet.preprocess import letterbox
+from leandet.quantize.quantize import quantize
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import bench
 
 PARITY_IMAGES = 8
 BENCH_SECONDS = 6.0
-MODEL, ONNX, CHECKPOINTS = "model.safetensors", "model.onnx", "training"
+MODEL, ONNX, INT8, CHECKPOINTS = "model.safetensors", "model.onnx", "model-int8.onnx", "training"
+WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every stage may use: the request, the checked data and the results of the stages before."""
+    """What every stage may use: the request, the checked data, the results of the stages before, and a line to say."""
 
     options: Options
     dataset: Dataset
     resume: bool
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda line: None
 
     @property
     def judged(self) -> tuple[str, tuple[Sample, ...]]:
-        """Name and samples of the split that the figures are measured on: `test` where there is one, else `val`."""
-        name = "test" if self.dataset.splits.get("test") else "val"
-        return name, self.dataset.splits[name]
+        """Name and samples of the split that the figures are measured on."""
+        return judged(self.dataset)
 
     def path(self, name: str) -> Path:
         """A file of this build."""
         return self.options.out / name
+
+    @property
+    def latest(self) -> Path:
+        """The newest model that can be trained, cut or exported: a `.safetensors` file."""
+        made = (str(row.get("path", "")) for row in reversed(self.done.values()))
+        return self.path(next(path for path in made if path.endswith(WEIGHTS)))
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is trained: as a stage before chose it, or as the options say."""
+        chosen = next((row["architecture"] for row in self.done.values() if "architecture" in row), None)
+        return self.options.architecture if chosen is None else Architecture(*chosen)
+
+    @property
+    def epochs(self) -> int:
+        """Of the training: as asked, as the time allows, or by the number of images."""
+        planned = next((row["epochs"] for row in self.done.values() if "epochs" in row), None)
+        return self.options.epochs or planned or default_epochs(len(self.dataset.splits["train"]))
+
+
+def judged(dataset: Dataset) -> tuple[str, tuple[Sample, ...]]:
+    """Name and samples of the split that judges: `test` where there is one, else `val`."""
+    name = "test" if dataset.splits.get("test") else "val"
+    return name, dataset.splits[name]
 
 
 class Stage(Protocol):
@@ -84,7 +113,7 @@ def describe(work: Work, path: Path, detector: Detector) -> dict[str, Any]:
     size = detector.spec.size
     cost = count(detector, torch.zeros(1, 3, size.height, size.width))
     return {
-        "path": path.name,
+        "path": str(path.relative_to(work.options.out)),
         "split": split,
         **scores.to_json(),
         "p50_ms": row.p50_ms,
@@ -105,33 +134,18 @@ class Train:
     def run(self, work: Work) -> dict[str, Any]:
         """Train, save `model.safetensors`, describe it."""
         options, dataset = work.options, work.dataset
-        training = dataset.splits["train"]
-        epochs = options.epochs or default_epochs(len(training))
-        make = Recipe.from_nothing if options.weights == "none" else Recipe
-        recipe = make(epochs=epochs, batch=options.batch, seed=options.seed)
-        torch.manual_seed(options.seed)
-        detector = Detector(
-            Spec(options.backbone, len(dataset.classes), input_size(training, options.size), options.width)
-        )
-        source = load_backbone(detector, options.weights)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        outcome = train(
-            detector,
-            training,
-            dataset.splits["val"],
-            dataset.classes,
-            recipe,
-            work.path(CHECKPOINTS),
-            resume=work.resume,
-        )
+        detector, source = begin(work, work.architecture)
+        outcome = teach(work, detector, work.epochs, work.path(CHECKPOINTS))
+        if not Processes.here().first:
+            raise SystemExit(0)  # the first process measures and saves
         provenance = {
             "leandet": versions()["leandet"],
             "data": dataset.root.name,
-            "images": str(len(training)),
+            "images": str(len(dataset.splits["train"])),
             "epochs": str(outcome.epochs),
             "seed": str(options.seed),
             "backbone_weights": source,
+            **({} if options.teacher is None else {"teacher": options.teacher.name}),
         }
         card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
         path = work.path(MODEL)
@@ -140,6 +154,47 @@ class Train:
         save_detector(detector, with_metrics(card, described), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
         return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
+
+
+def begin(work: Work, architecture: Architecture) -> tuple[Detector, str]:
+    """An untrained detector, its backbone's weights loaded, and what they are.
+
+    Raises:
+        UserError: if there is no such backbone, or its weights cannot be had.
+    """
+    options, dataset = work.options, work.dataset
+    torch.manual_seed(options.seed)
+    size = input_size(dataset.splits["train"], architecture.side)
+    detector = Detector(Spec(architecture.backbone, len(dataset.classes), size, options.width))
+    return detector, load_backbone(detector, options.weights)
+
+
+def teach(work: Work, detector: Detector, epochs: int, folder: Path) -> Outcome:
+    """Train a detector in place by the build's options."""
+    options, dataset = work.options, work.dataset
+    make = Recipe.from_nothing if options.weights == "none" else Recipe
+    recipe = replace(make(epochs=epochs, batch=options.batch, seed=options.seed), scale_penalty=options.scale_penalty)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return train(
+        detector,
+        dataset.splits["train"],
+        dataset.splits["val"],
+        dataset.classes,
+        recipe,
+        folder,
+        resume=work.resume,
+        guide=teaching(options, dataset.classes, detector.spec.levels),
+    )
+
+
+def teaching(options: Options, classes: tuple[str, ...], levels: tuple[int, ...]) -> Distillation | None:
+    """What the options' teacher adds to the loss.
+
+    Raises:
+        UserError: if it cannot teach these classes.
+    """
+    return None if options.teacher is None else Distillation(load_teacher(options.teacher, classes, levels))
 
 
 def load_backbone(detector: Detector, weights: str) -> str:
@@ -174,18 +229,33 @@ class Export:
     name = "export"
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Export to ONNX with parity checked on real images, then describe the file."""
-        detector, card = load_detector(work.path(MODEL))
+        """Export to the target with parity checked on real images, then describe the file."""
+        detector, card = load_detector(work.latest)
         samples = work.dataset.splits["val"][:PARITY_IMAGES]
         pictures = [letterbox(load_image(s.image), detector.spec.size)[0].transpose(2, 0, 1) for s in samples]
         while len(pictures) < 2:
             pictures.append(pictures[0])
-        parity = export(detector, card, work.path(ONNX), np.stack(pictures))
-        described = describe(work, work.path(ONNX), detector)
+        target = work.options.target
+        path = work.path(ONNX).with_suffix(SUFFIXES[target])
+        parity = export(detector, card, path, np.stack(pictures), target)
+        described = describe(work, path, detector)
         return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
 
 
-STAGES: tuple[Stage, ...] = (Train(), Export())
+class Quantize:
+    """Tries INT8; what is slower or worse is refused, and the float32 file stays chosen."""
+
+    name = "quantize"
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Quantise, and describe the 8-bit file, or the float32 one again with the reasons against the other."""
+        path = work.path(INT8)
+        threads = work.options.threads
+        tried = quantize(work.path(ONNX), work.dataset, path, threads=threads, seconds=BENCH_SECONDS, tell=work.tell)
+        if not tried.accepted:
+            return {**work.done["export"], "int8": tried.to_json()}
+        detector, _ = load_detector(work.latest)
+        return {**describe(work, path, detector), "int8": tried.to_json()}
 
 
 def run_stage(stage: Stage, work: Work) -> dict[str, Any]:
@@ -193,4 +263,4 @@ def run_stage(stage: Stage, work: Work) -> dict[str, Any]:
     start = time.perf_counter()
     result = stage.run(work)
     sys.stderr.flush()
-    return {"name": stage.name, **result, "seconds": round(time.perf_counter() - start, 2)}
+    return {**result, "name": stage.name, "seconds": round(time.perf_counter() - start, 2)}

@@ -21,18 +21,13 @@ class OpenVinoQuantizer:
 
     Args:
         model: the float32 `.onnx` file of `leandet export`.
-        base: where the same model is laid in float32 as a new `.openvino` folder.
         images: calibration images, each uint8 (1, 3, H, W) RGB letterboxed.
-        card: stored with `base`.
         layers: names of the ONNX nodes of each layer.
     """
 
-    def __init__(
-        self, model: Path, base: Path, images: Images, card: Card, layers: Mapping[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, model: Path, images: Images, layers: Mapping[str, frozenset[str]]) -> None:
         self._content = model.read_bytes()
         self._images, self._layers = images, layers
-        save_openvino(read_onnx_with_openvino(self._content), card, base)
 
     def write(self, path: Path, card: Card, calibration: Calibration, keep: Iterable[str] = ()) -> None:
         """Write the 8-bit model and its card as a new folder.

@@ -3,8 +3,8 @@
 Activations are unsigned 8-bit with one scale for a tensor, weights signed 8-bit with one scale for an output channel:
 the only pairing that ONNX Runtime runs fast on x86, and depthwise convolutions lose too much accuracy with less
 (Krishnamoorthi, arXiv 1806.08342, section 3.1.4).
-The last convolutions, whose answers would lose all but 256 values, and what follows them (sigmoid, box decode, top-k)
-stay float32.
+The predictors take 8 bit and answer floats, for 8-bit answers would keep only 256 values; what follows them (sigmoid,
+box decode, top-k) stays float32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,20 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leandet.atomic import write_bytes
 from leandet.card import Card
 from leandet.export.formats import stamp
+from leandet.quantize.rewrite import (
+    SHIFTED,
+    SHIFTED_RANGE,
+    enlarge_by_copying,
+    multiply_answers,
+    normalise_in_weights,
+    read_pixels,
+)
 from leandet.runtime.onnx import INPUT
 
 Images = Sequence[npt.NDArray[np.uint8]]  # each (1, 3, H, W) RGB, letterboxed
@@ -67,21 +75,34 @@ class OnnxQuantizer:
     Args:
         model: the float32 file of `leandet export`.
         images: calibration images, each uint8 (1, 3, H, W) RGB letterboxed.
+        learned: for some layers, the lowest and highest value of what they read, to be taken instead of those seen.
         reduce_range: use 7 bits of each weight, for x86 processors without VNNI, whose 16-bit sums overflow.
     """
 
-    def __init__(self, model: Path, images: Images, *, reduce_range: bool) -> None:
+    def __init__(
+        self,
+        model: Path,
+        images: Images,
+        *,
+        reduce_range: bool,
+        learned: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self._model = onnx.shape_inference.infer_shapes(onnx.load(model))
         self.images = images
         self._reduce_range = reduce_range
         self._ranges: dict[Calibration, TensorsData] = {}
         for index, node in enumerate(self._model.graph.node):
             node.name = node.name or f"node_{index}"
-        needed = before_decode(self._model.graph)
-        self._ends = _ends(self._model.graph, needed)
-        answering = {node.name for node in self._model.graph.node if set(node.output) & set(self._ends)}
-        self._nodes = needed - answering
-        self.layers = _layers(self._model.graph, self._nodes)
+        graph = self._model.graph
+        needed = before_decode(graph)
+        self._ends = _ends(graph, needed)
+        answering = {node.name for node in graph.node if set(node.output) & set(self._ends)}
+        normalise_in_weights(graph)
+        self._nodes = (needed - answering) | multiply_answers(graph, answering)
+        self._nodes &= {node.name for node in graph.node}  # without the normalisation
+        self._shapes = _shapes(graph)
+        self.layers = _layers(graph, self._nodes)
+        self._fixed = {**_read_ranges(graph, self.layers, learned or {}), SHIFTED: SHIFTED_RANGE}
 
     def write(self, path: Path, card: Card, calibration: Calibration, keep: Iterable[str] = ()) -> None:
         """Write the 8-bit model with its card.
@@ -125,10 +146,12 @@ class OnnxQuantizer:
             sorted(nodes),
             [],
             list(QUANTIZED),
-            {},
+            {"QDQOpTypePerChannelSupportToAxis": {"MatMul": 1}, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
         quantizer.quantize_model()
         model: onnx.ModelProto = quantizer.model.model
+        read_pixels(model.graph)
+        enlarge_by_copying(model.graph, self._shapes)
         return model
 
     def _ranges_of(self, calibration: Calibration) -> TensorsData:
@@ -150,7 +173,12 @@ class OnnxQuantizer:
                 )
                 for start in range(0, len(self.images), CHUNK):
                     calibrator.collect_data(_Reader(self.images[start : start + CHUNK]))
-                self._ranges[calibration] = calibrator.compute_data()
+                ranges = calibrator.compute_data()
+            for tensor, bounds in self._fixed.items():
+                if tensor in ranges:
+                    low, high = (np.array(bound, np.float32) for bound in bounds)
+                    ranges[tensor] = TensorData(lowest=low, highest=high)
+            self._ranges[calibration] = ranges
         return self._ranges[calibration]
 
 
@@ -176,9 +204,29 @@ def _ends(graph: onnx.GraphProto, nodes: set[str]) -> list[str]:
 def _layers(graph: onnx.GraphProto, quantizable: set[str]) -> dict[str, frozenset[str]]:
     layers: dict[str, set[str]] = {}
     for node in graph.node:
-        if node.op_type == "Conv" and node.name in quantizable:
+        if node.op_type in ("Conv", "MatMul") and node.name in quantizable:
             layers.setdefault(node.input[1].removeprefix("detector.").removesuffix(".weight"), set()).add(node.name)
     return {name: frozenset(nodes) for name, nodes in layers.items()}
+
+
+def _read_ranges(
+    graph: onnx.GraphProto, layers: Mapping[str, frozenset[str]], learned: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The widest range learned by the layers that read a tensor, layout changes in between looked through."""
+    moved = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    found: dict[str, tuple[float, float]] = {}
+    for layer, (low, high) in learned.items():
+        for node in (node for node in graph.node if node.name in layers.get(layer, ())):
+            tensor = moved.get(node.input[0], node.input[0])
+            before = found.get(tensor, (low, high))
+            found[tensor] = (min(low, before[0]), max(high, before[1]))
+    return found
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, int, int]]:
+    """Channels, height and width of every tensor that is a map (its batch may be of any size)."""
+    sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info}
+    return {name: (size[1], size[2], size[3]) for name, size in sizes.items() if len(size) == 4 and all(size[1:])}
 
 
 def _answers(model: onnx.ModelProto, ends: Sequence[str], images: Images) -> list[npt.NDArray[np.float32]]:

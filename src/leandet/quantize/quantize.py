@@ -14,10 +14,10 @@ import numpy as np
 from leandet.atomic import staged
 from leandet.card import Card
 from leandet.data.image import load_image
-from leandet.data.sample import Dataset, Sample
+from leandet.data.sample import Dataset, Sample, evenly
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
-from leandet.export.formats import replace_card
+from leandet.export.formats import read_onnx_with_openvino, replace_card, save_openvino
 from leandet.machine import lacks_int8_dot
 from leandet.metrics import Scores
 from leandet.preprocess import Size, letterbox
@@ -40,6 +40,21 @@ class Quantizer(Protocol):
     def write(self, path: Path, card: Card, calibration: Calibration, keep: Sequence[str] = ()) -> None:
         """Write a model and its card, with the layers `keep` left in float32."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A detector fine-tuned for 8 bit.
+
+    Attributes:
+        model: its float32 `.onnx`.
+        ranges: for each layer, the lowest and highest value of what it reads, as learned.
+        epochs: of fine-tuning.
+    """
+
+    model: Path
+    ranges: dict[str, tuple[float, float]]
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,7 @@ def quantize(
     force: bool = False,
     threads: int | None = None,
     seconds: float = BENCH_SECONDS,
+    tuned: Tuned | None = None,
     tell: Tell | None = None,
 ) -> Quantized:
     """Quantise an exported detector to INT8 for the engine that `out` names.
@@ -133,6 +149,7 @@ def quantize(
         force: write it all the same.
         threads: of both engines; None for all usable cores.
         seconds: measured time for each of the two.
+        tuned: the model fine-tuned for 8 bit (`leandet.quantize.aware`), quantised in its place and judged against it.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -147,8 +164,11 @@ def quantize(
     split = "test" if dataset.splits.get("test") else "val"
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         base = Path(scratch) / f"float{out.suffix}"
-        onnx_quantizer = OnnxQuantizer(model, images, reduce_range=lacks_int8_dot())
-        quantizer = _quantizer(model, base, onnx_quantizer, images, source.card)
+        begin = model if tuned is None else tuned.model
+        learned = {} if tuned is None else tuned.ranges
+        onnx_quantizer = OnnxQuantizer(begin, images, reduce_range=lacks_int8_dot(), learned=learned)
+        _lay(model, base, source.card)
+        quantizer = _quantizer(begin, out, onnx_quantizer)
         search = _Search(quantizer, onnx_quantizer, base, source.card, dataset, threads, say)
         best, tried = search.run(max_drop)
         say(f"judging on {len(dataset.splits[split])} images of {split}")
@@ -158,7 +178,11 @@ def quantize(
         )
         pictures = [sample.image for sample in search.samples[:BENCH_IMAGES]]
         times = bench([base, best.path], threads, pictures, seconds=seconds, warn=say)
-        replace_card(best.path, _card(source.card, best, after, split, len(images)))
+        provenance = {
+            "calibration": f"{best.calibration.value}, {len(images)} images of train",
+            "fine_tuned": "no" if tuned is None else f"{tuned.epochs} epochs",
+        }
+        replace_card(best.path, _card(source.card, best, after, split, provenance))
         judged = _Judged(split, before, after, times)
         result = _result(out, best, tried, judged, _reasons(judged, max_drop), len(images))
         if result.accepted or force:
@@ -190,26 +214,27 @@ def calibration_images(samples: Sequence[Sample], size: Size, count: int = CALIB
     """Evenly spaced images of a split, letterboxed: each uint8 (1, 3, height, width) RGB."""
     return [
         np.ascontiguousarray(letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1)[None])
-        for sample in _some(samples, count)
+        for sample in evenly(samples, count)
     ]
 
 
-def _some(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    if len(samples) <= count:
-        return samples
-    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
-
-
-def _quantizer(model: Path, base: Path, onnx_quantizer: OnnxQuantizer, images: Images, card: Card) -> Quantizer:
-    """What writes for the engine that `base` names; lays the float32 model of that engine at `base`."""
+def _lay(model: Path, base: Path, card: Card) -> None:
+    """Lay the float32 model, for the engine that `base` names, at `base`."""
     if base.suffix == ".onnx":
         shutil.copyfile(model, base)
-        return onnx_quantizer
-    if base.suffix == ".openvino":
-        from leandet.quantize.openvino_int8 import OpenVinoQuantizer
+    elif base.suffix == ".openvino":
+        save_openvino(read_onnx_with_openvino(model.read_bytes()), card, base)
+    else:
+        raise UserError(f"INT8 is written for .onnx and .openvino, not for {base.suffix or 'a name without a suffix'}.")
 
-        return OpenVinoQuantizer(model, base, images, card, onnx_quantizer.layers)
-    raise UserError(f"INT8 is written for .onnx and .openvino, not for {base.suffix or 'a name without a suffix'}.")
+
+def _quantizer(model: Path, out: Path, onnx_quantizer: OnnxQuantizer) -> Quantizer:
+    """What writes `model` in 8 bit for the engine that `out` names."""
+    if out.suffix == ".onnx":
+        return onnx_quantizer
+    from leandet.quantize.openvino_int8 import OpenVinoQuantizer
+
+    return OpenVinoQuantizer(model, onnx_quantizer.images, onnx_quantizer.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +252,7 @@ class _Search:
     @property
     def samples(self) -> Sequence[Sample]:
         """The images on which candidates are compared."""
-        return _some(self.dataset.splits["val"], CHOOSING_IMAGES)
+        return evenly(self.dataset.splits["val"], CHOOSING_IMAGES)
 
     def run(self, max_drop: float) -> tuple[_Candidate, list[dict[str, Any]]]:
         """The candidate, and what was tried."""
@@ -315,14 +340,14 @@ def _result(
     )
 
 
-def _card(card: Card, best: _Candidate, scores: Scores, split: str, images: int) -> Card:
+def _card(card: Card, best: _Candidate, scores: Scores, split: str, how: dict[str, str]) -> Card:
     """The 8-bit model's own figures in place of its source's."""
     figures = scores.to_json()
     measured = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
     provenance = {
         **card.provenance,
         "precision": "int8",
-        "calibration": f"{best.calibration.value}, {images} images of train",
+        **how,
         "float32_layers": ", ".join(best.keep) or "none",
         "judged": split,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from leandet.errors import UserError
 from leandet.machine import busy_cores, describe_machine
 from leandet.preprocess import Image
 from leandet.runtime import model_bytes, open_runtime
+from leandet.runtime.fresh import measure_fresh
 from leandet.runtime.runtime import Runtime
 
 ROUNDS = 10  # each model's time is spread over this many turns, so that a slow minute strikes all models alike
@@ -38,9 +39,12 @@ class BenchRow:
         p50_ms, p90_ms, p99_ms: percentiles of the whole path.
         images_per_s: photographs divided by the time that all calls took.
         bytes: the file's size.
-        ap: the average precision that the card states, a fraction, or None.
+        ap: average precision, a fraction: measured where labelled images are given, else what the card states, or None.
         preprocess_p50_ms, network_p50_ms, postprocess_p50_ms: medians of the stages.
         calls: timed calls that the figures rest on.
+        best_batch, best_images_per_s: the number of photographs in a call at which the most were done in a second, and
+            how many; None where no other number was tried.
+        cold_start_ms, peak_memory_bytes: see `leandet.runtime.fresh`; None where not measured.
     """
 
     model: str
@@ -59,6 +63,10 @@ class BenchRow:
     network_p50_ms: float
     postprocess_p50_ms: float
     calls: int
+    best_batch: int | None = None
+    best_images_per_s: float | None = None
+    cold_start_ms: float | None = None
+    peak_memory_bytes: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """A plain object with the attributes as keys; `size` is `[height, width]`."""
@@ -80,6 +88,11 @@ class BenchReport:
     rows: list[BenchRow]
     pictures: str
     warnings: list[str]
+
+    def with_ap(self, measured: Sequence[float]) -> BenchReport:
+        """The same with average precisions measured here, fractions, one for each row."""
+        rows = [replace(row, ap=ap) for row, ap in zip(self.rows, measured, strict=True)]
+        return replace(self, rows=rows)
 
     def to_json(self) -> dict[str, object]:
         """A plain object: `{machine, rows, pictures, warnings}`."""
@@ -144,6 +157,8 @@ def bench(
     *,
     seconds: float = 5.0,
     batch: int = 1,
+    batches: Sequence[int] = (),
+    fresh: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Measure models against each other, in turns, with idle threads not spinning.
@@ -154,6 +169,8 @@ def bench(
         images: photographs to detect in, the first 64 used; None for one drawn 640x480 picture, the same every time.
         seconds: measured time for each model, from 0.01 to 3600, after a warm-up.
         batch: photographs in one call, 1 to 1024.
+        batches: other numbers of photographs in a call to try, each as long, for the most images in a second.
+        fresh: measure cold start and memory too, each model in a process of its own.
         warn: told at once what disturbs the measurement; the report lists it too.
 
     Raises:
@@ -163,10 +180,11 @@ def bench(
         raise UserError("no models were given: name the model files to measure.")
     if not 0.01 <= seconds <= 3600:
         raise UserError(f"seconds must be from 0.01 to 3600, not {seconds}.")
-    if not 1 <= batch <= MAX_BATCH:
-        raise UserError(f"batch must be from 1 to {MAX_BATCH} images, not {batch}.")
+    for number in (batch, *batches):
+        if not 1 <= number <= MAX_BATCH:
+            raise UserError(f"batch must be from 1 to {MAX_BATCH} images, not {number}.")
     contenders = [_Contender(Path(path), open_runtime(path, threads), batch) for path in paths]
-    pictures = _pictures(images, batch)
+    decoded = _decoded(images)
     machine = describe_machine()  # before the measurement itself loads the machine
     warnings = _disturbances()
     for text in warnings:
@@ -175,11 +193,26 @@ def bench(
     before = cv2.getNumThreads()
     cv2.setNumThreads(contenders[0].runtime.threads)
     try:
-        _measure(contenders, pictures, seconds)
+        _measure(contenders, _in_batches(decoded, batch), seconds)
+        rows = [contender.row() for contender in contenders]
+        for number in batches:
+            others = [_Contender(c.path, c.runtime, number) for c in contenders]
+            _measure(others, _in_batches(decoded, number), seconds)
+            rows = [_better(row, other.row()) for row, other in zip(rows, others, strict=True)]
     finally:
         cv2.setNumThreads(before)
-    described = "one drawn picture of 640x480 px" if images is None else f"{len(pictures)} photographs"
-    return BenchReport(machine, [contender.row() for contender in contenders], described, warnings)
+    if fresh:
+        rows = [replace(row, **asdict(measure_fresh(Path(row.model), row.threads))) for row in rows]
+    described = "one drawn picture of 640x480 px" if images is None else f"{len(decoded)} photographs"
+    return BenchReport(machine, rows, described, warnings)
+
+
+def _better(row: BenchRow, other: BenchRow) -> BenchRow:
+    """The row with the best number of images in a call so far."""
+    best, most = row.best_batch or row.batch, row.best_images_per_s or row.images_per_s
+    if other.images_per_s > most:
+        best, most = other.batch, other.images_per_s
+    return replace(row, best_batch=best, best_images_per_s=most)
 
 
 def _measure(contenders: Sequence[_Contender], pictures: list[list[Image]], seconds: float) -> None:
@@ -202,16 +235,19 @@ def _measure(contenders: Sequence[_Contender], pictures: list[list[Image]], seco
         order.append(order.pop(0))  # nobody always follows the same neighbour
 
 
-def _pictures(images: Sequence[Path] | None, batch: int) -> list[list[Image]]:
-    """The photographs in batches; every photograph appears as often as any other."""
+def _decoded(images: Sequence[Path] | None) -> list[Image]:
+    """The photographs, or the drawn one."""
     if images is None:
-        decoded = [photograph_like()]
-    else:
-        from leandet.data.image import load_image
+        return [photograph_like()]
+    from leandet.data.image import load_image
 
-        if not images:
-            raise UserError("no images were given: name image files or folders, or leave them out.")
-        decoded = [load_image(path) for path in images[:MAX_IMAGES]]
+    if not images:
+        raise UserError("no images were given: name image files or folders, or leave them out.")
+    return [load_image(path) for path in images[:MAX_IMAGES]]
+
+
+def _in_batches(decoded: Sequence[Image], batch: int) -> list[list[Image]]:
+    """The photographs in batches; every photograph appears as often as any other."""
     endless = cycle(decoded)
     return [list(islice(endless, batch)) for _ in range(len(decoded))]
 

@@ -52,7 +52,7 @@ class LiteRtRuntime(Runtime):
             self._interpreter.invoke()
             logits.append(self._interpreter.get_tensor(self._logits))
             boxes.append(self._interpreter.get_tensor(self._boxes))
-        return top_k(np.concatenate(logits), np.concatenate(boxes))
+        return top_k(np.concatenate(logits), np.concatenate(boxes), self.card.spec.detections)
 
 
 def _read_card(path: Path) -> Card:

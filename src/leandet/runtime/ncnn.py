@@ -45,7 +45,8 @@ class NcnnRuntime(Runtime):
     def run_network(self, inputs: npt.NDArray[np.uint8]) -> RawOutput:
         """The network alone: see `Runtime.run_network`."""
         answers = [self._one(np.ascontiguousarray(image, np.float32)) for image in inputs]
-        return top_k(np.stack([logits for logits, _ in answers]), np.stack([boxes for _, boxes in answers]))
+        logits, boxes = (np.stack(part) for part in zip(*answers, strict=True))
+        return top_k(logits, boxes, self.card.spec.detections)
 
     def _one(self, image: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(3, H, W) pixels -> logits (N, C), boxes (N, 4). The Mat shares the array's memory, which must outlive it."""

@@ -37,5 +37,5 @@ class TorchRuntime(Runtime):
         with torch.inference_mode():
             images = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
             predictions: Predictions = self._detector(images)
-            boxes, scores, labels = top_k(predictions.logits, predictions.boxes)
+            boxes, scores, labels = top_k(predictions.logits, predictions.boxes, self.card.spec.detections)
         return RawOutput(boxes.numpy(), scores.numpy(), labels.numpy())

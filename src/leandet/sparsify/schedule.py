@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from leandet.compress.schedule import Schedule
 from leandet.errors import UserError
 
 
@@ -25,4 +26,4 @@ class Ramp:
         """Share of the final sparsity that holds during an epoch, counted from 0; in [0, 1]."""
         if epoch >= self.epochs:
             return 1.0
-        return 1 - (1 - epoch / self.epochs) ** 3
+        return Schedule.AGP.done(epoch, self.epochs)

@@ -1,0 +1,223 @@
+"""What it costs to turn a network's answers into detections, as a picture holds from 1 to 1,000 objects.
+
+leandet's decode (best class, top-k, sigmoid) against NMS, class by class at IoU 0.6: ONNX's own operator, torchvision's
+and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network that needs NMS
+answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, also the share of a detector's
+time that its decode takes (goal: under 3 %).
+
+Run: .venv/bin/python benchmarks/postprocess.py --model runs/bccd/model.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from record import DOCS, fill, load, save, table
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from leandet.atomic import write_text
+from leandet.detector.decode import top_k
+from leandet.detector.files import load_detector
+from leandet.engines import onnx_options
+from leandet.export.graph import Deployed, Everywhere, folded
+from leandet.exporter import IMAGES, exported
+from leandet.report.chart import Axis, Series, picture
+
+COUNTS = (1, 3, 10, 30, 100, 300, 1000)
+COPIES = 8  # answers for each object
+CLASSES = 80
+THRESHOLD, IOU = 0.25, 0.6
+PAGE = DOCS / "postprocessing.md"
+Step = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def answers(objects: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (1, N, C) and boxes (1, N, 4) of all locations at strides 8, 16 and 32 of a square input."""
+    count = sum((side // stride) ** 2 for stride in (8, 16, 32))
+    rng = np.random.default_rng(objects)
+    logits = rng.normal(-7, 1, (1, count, CLASSES)).astype(np.float32)
+    corner = rng.uniform(0, side - 40, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], 1)
+    speaking = rng.permutation(count)[: objects * COPIES]
+    owner = np.arange(len(speaking)) % objects
+    labels, first = rng.integers(CLASSES, size=objects), boxes[speaking[:objects]]
+    boxes[speaking] = first[owner] + rng.normal(0, 0.5, (len(speaking), 4))
+    logits[0, speaking, labels[owner]] = rng.uniform(0, 3, len(speaking))
+    return logits, boxes[None].astype(np.float32)
+
+
+class Decode(nn.Module):
+    """leandet's decode alone."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (called as the exporter calls its first input) and boxes -> boxes, scores, labels."""
+        return top_k(images, boxes, self.k)
+
+
+def in_graph(k: int, example: tuple[np.ndarray, np.ndarray]) -> Step:
+    """The decode of leandet, in ONNX Runtime."""
+    inputs = tuple(torch.from_numpy(array) for array in example)
+    program = torch.onnx.export(Decode(k).eval(), inputs, dynamo=True, verbose=False, input_names=["logits", "boxes"])
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, onnx_options(1), providers=["CPUExecutionProvider"])
+    return lambda logits, boxes: session.run(None, {"logits": logits, "boxes": boxes})
+
+
+def onnx_nms(most: int) -> Step:
+    """Sigmoid, then ONNX's NonMaxSuppression, which works class by class."""
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None]) for name in ("logits", "boxes")]
+    chosen = helper.make_tensor_value_info("chosen", TensorProto.INT64, [None, 3])
+    constants = [
+        helper.make_tensor("most", TensorProto.INT64, [], [most]),
+        helper.make_tensor("iou", TensorProto.FLOAT, [], [IOU]),
+        helper.make_tensor("threshold", TensorProto.FLOAT, [], [THRESHOLD]),
+    ]
+    nodes = [
+        helper.make_node("Sigmoid", ["logits"], ["p"]),
+        helper.make_node("Transpose", ["p"], ["scores"], perm=[0, 2, 1]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "iou", "threshold"], ["chosen"]),
+    ]
+    graph = helper.make_graph(nodes, "nms", floats, [chosen], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), onnx_options(1), providers=["CPUExecutionProvider"]
+    )
+    return lambda logits, boxes: session.run(None, {"logits": logits, "boxes": boxes})
+
+
+def speaking(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Locations whose best class scores over the threshold, their scores and classes."""
+    best = logits[0].max(1)
+    kept = np.flatnonzero(best > np.log(THRESHOLD / (1 - THRESHOLD)))
+    return kept, 1 / (1 + np.exp(-best[kept])), logits[0, kept].argmax(1)
+
+
+def torchvision_nms(logits: np.ndarray, boxes: np.ndarray) -> Tensor:
+    """A threshold, then torchvision's batched_nms."""
+    kept, scores, labels = speaking(logits)
+    return batched_nms(*(torch.from_numpy(a) for a in (boxes[0, kept], scores, labels)), IOU)
+
+
+def opencv_nms(logits: np.ndarray, boxes: np.ndarray) -> Any:
+    """A threshold, then OpenCV's NMSBoxesBatched."""
+    kept, scores, labels = speaking(logits)
+    corners = boxes[0, kept]
+    corners[:, 2:] -= corners[:, :2]
+    return cv2.dnn.NMSBoxesBatched(corners.tolist(), scores.tolist(), labels.tolist(), 0.0, IOU)
+
+
+def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each step, called one after another, round after round; the first round is not timed."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: median(found) for name, found in times.items()}
+
+
+def growth(side: int, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of every way for every number of objects."""
+    example = answers(1, side)
+    count = example[0].shape[1]
+    ways: dict[str, Step] = {
+        "leandet, best 100": in_graph(100, example),
+        "leandet, best 1,000": in_graph(1000, example),
+        "ONNX NMS": onnx_nms(1000),
+        "torchvision NMS": torchvision_nms,
+        "OpenCV NMS": opencv_nms,
+    }
+    rows = []
+    for objects in COUNTS:
+        if objects * COPIES > count:
+            break
+        given = answers(objects, side)
+        measured = in_turns({name: partial(way, *given) for name, way in ways.items()}, rounds)
+        rows.append({"objects": objects, **measured})
+        print(objects, ", ".join(f"{name} {ms:.3f} ms" for name, ms in measured.items()), flush=True)
+    return rows
+
+
+def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """The part of a detector's time in ONNX Runtime that choosing the best takes: with it against without it."""
+    detector, _ = load_detector(path)
+    size = detector.spec.size
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
+    detector = folded(detector)
+    sessions = {}
+    for name, module in (("whole", Deployed(detector)), ("undecided", Everywhere(detector))):
+        content = exported(module.eval(), torch.from_numpy(image)).SerializeToString()
+        options = onnx_options(threads)
+        sessions[name] = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    measured = in_turns({n: partial(s.run, None, {IMAGES: image}) for n, s in sessions.items()}, rounds)
+    part = 1 - measured["undecided"] / measured["whole"]
+    return {"model": path.name, "backbone": detector.spec.backbone, "size": [size.height, size.width]} | {
+        "threads": threads,
+        "whole_ms": measured["whole"],
+        "undecided_ms": measured["undecided"],
+        "share": part,
+    }
+
+
+def page(results: dict[str, Any]) -> None:
+    """Fill the table and the chart of `docs/postprocessing.md`."""
+    rows = results["rows"]
+    names = [name for name in rows[0] if name != "objects"]
+    text = table(
+        ["objects", *(f"{name}, ms" for name in names)],
+        [[f"{row['objects']:,}", *(f"{row[name]:.3f}" for name in names)] for row in rows],
+    )
+    fill(PAGE, "growth", text)
+    series = [Series(name, [(row["objects"], row[name]) for row in rows], names=[name] * len(rows)) for name in names]
+    chart = picture("Post-processing", series, Axis("objects", from_zero=True), Axis("ms", from_zero=True))
+    write_text(DOCS / "images" / "postprocessing.svg", chart)
+    shares = [
+        [f"{s['backbone']}, {s['size'][1]}x{s['size'][0]} px", f"{s['whole_ms']:.2f}", f"{100 * s['share']:.1f} %"]
+        for s in results["shares"]
+    ]
+    fill(PAGE, "share", table(["detector", "network with decode, ms", "decode's share"], shares))
+
+
+def main() -> None:
+    """Measure, save, fill the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=640, help="of the input, px; it decides the number of locations")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="detectors whose decode's share is measured")
+    parser.add_argument("--threads", type=int, default=2, help="of the detectors")
+    parser.add_argument("--page-only", action="store_true", help="fill the page from the results at hand")
+    asked = parser.parse_args()
+    if not asked.page_only:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        rows = growth(asked.side, asked.rounds)
+        shares = [share(path, asked.threads, 4 * asked.rounds) for path in asked.model]
+        fixed = {"side": asked.side, "classes": CLASSES, "copies": COPIES, "threshold": THRESHOLD, "iou": IOU}
+        save("postprocess", {**fixed, "rows": rows, "shares": shares})
+    page(load("postprocess"))
+
+
+if __name__ == "__main__":
+    main()

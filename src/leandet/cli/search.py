@@ -1,0 +1,103 @@
+"""`leandet search`: structures under a latency budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.quantities import duration, milliseconds, size_in_bytes
+
+if TYPE_CHECKING:
+    from leandet.search import Found
+
+
+def search_command(
+    model: Annotated[Path, typer.Argument(help="A trained .safetensors detector.")],
+    data: Annotated[Path, typer.Option(help="Labelled images: train measures batch-norms, val judges.")],
+    budget: Annotated[str, typer.Option(help="Latency to meet, photograph in, boxes out, such as 4ms.")],
+    max_size: Annotated[str | None, typer.Option(help="Largest file, such as 1MB.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Candidates to judge in all, earlier runs included.")] = 64,
+    time: Annotated[str | None, typer.Option(help="Start no trial after so long, such as 30m.")] = None,
+    strategy: Annotated[
+        str, typer.Option(help="evolution, annealing, netadapt, nsga2, tpe; to compare with: random, uniform.")
+    ] = "evolution",
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database URL of the study, to share it between workers; a file in --out if left out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/search-MODEL if left out.")] = None,
+    smaller_inputs: Annotated[int, typer.Option(min=0, max=8, help="Input sizes below the model's to try.")] = 1,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning for the winner; 0 for none.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a step of the fine-tuning.")] = 16,
+    target: Annotated[str, typer.Option(help="Where it will run: onnx, openvino, ncnn or litert.")] = "onnx",
+    seed: Seed = 0,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most accurate structure within a latency budget, cut from a trained detector and judged untrained."""
+    limit = milliseconds(budget)
+    largest = None if max_size is None else size_in_bytes(max_size)
+    seconds = None if time is None else duration(time)
+    from leandet.data.read import read
+    from leandet.search import Request, search
+    from leandet.search.latency import Budget
+
+    request = Request(
+        model,
+        out or Path("runs") / f"search-{model.stem}",
+        Budget(limit, largest),
+        trials=trials,
+        seconds=seconds,
+        strategy=strategy,
+        storage=storage,
+        smaller_inputs=smaller_inputs,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        threads=threads,
+        to=target,
+    )
+    dataset, _ = read(data)
+    found = search(request, dataset, tell)
+    if as_json:
+        typer.echo(json.dumps(found.results))
+    else:
+        _print(found)
+
+
+def _print(found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"The front of {len(found.trials)} structures, AP before fine-tuning",
+        title_style="",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("trial", justify="right")
+    for name in ("input px", "AP %", "about ms", "params M", "madds M"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found.results["front"]:
+        table.add_row(str(row["trial"]), *_cells(row))
+    Console().print(table)
+    chosen = found.results["chosen"]
+    typer.echo(
+        f"trial {found.winner.number}: AP {100 * found.ap:.1f} % on val, {found.p50_ms:.2f} ms measured within "
+        f"{found.results['budget_ms']:g} ms (the whole detector: {found.whole_p50_ms:.2f} ms), "
+        f"{chosen['parameters'] / 1e6:.2f} M parameters\nmodel: {found.path}"
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['size'][1]}x{row['size'][0]}",
+        f"{100 * row['ap']:.1f}",
+        f"{row['latency_ms']:.2f}",
+        f"{row['parameters'] / 1e6:.2f}",
+        f"{row['multiply_adds'] / 1e6:.0f}",
+    ]

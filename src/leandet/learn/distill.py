@@ -1,0 +1,86 @@
+"""What a teacher adds to the loss: a larger or uncut detector's answers at every location, beside the labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leandet.detector.decode import flatten
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector
+from leandet.detector.head import Maps
+from leandet.errors import UserError
+from leandet.learn.geometry import matched
+from leandet.learn.loss import quality_focal
+
+CLASSES, SCORES, BOXES = 2.0, 2.0, 2.0  # as the labels' own classification and GIoU terms weigh
+
+
+class Distillation:
+    """The teacher's class logits, its scores, and its boxes, each where it is confident.
+
+    Three terms, for the three things that a location says. The class logits, which in these detectors answer for every
+    location of an object, and the scores (class plus choice), which answer for one of them, are each pulled to the
+    teacher's probability by binary cross-entropy weighted with the squared difference (quality focal loss with the
+    teacher as soft target, arXiv 2006.04388, equation 5): a location where both are silent adds nothing, and one where
+    only the student speaks, a duplicate, is taught to be silent. Boxes are pulled by 1 - GIoU with the teacher's class
+    confidence as weight. Every term is divided by the sum of its teacher's confidences, so it is a loss per object.
+
+    The teacher belongs to no module: no file and no checkpoint holds it, and copies of the student share it.
+
+    Args:
+        teacher: another detector of the same classes and levels; put into evaluation mode.
+        weight: of the three terms together, above 0.
+    """
+
+    def __init__(self, teacher: Detector, weight: float = 1.0) -> None:
+        if not weight > 0:
+            raise UserError(f"the teacher's weight must be above 0, not {weight:g}.")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.weight = weight
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
+        """The same: averaged weights are a copy of the student, not of its teacher."""
+        return self
+
+    def __call__(self, student: Detector, maps: Maps, images: Tensor) -> Tensor:
+        """The student's maps for images (B, 3, H, W) in 0..255 -> a scalar.
+
+        The gradient of the scores reaches the choice alone, as in the loss of the labels.
+        """
+        if self.teacher.mean.device != images.device:
+            self.teacher.to(images.device)
+        with torch.no_grad():
+            wanted = self.teacher.head(self.teacher.features(images))
+            boxes = self.teacher.predict(wanted).boxes
+            kinds = flatten(wanted.classes)
+            seen = kinds.sigmoid()
+            scores = (kinds + flatten(wanted.chosen)).sigmoid()
+        own = flatten(maps.classes)
+        loss = CLASSES * quality_focal(own, seen) / _sum(seen)
+        loss = loss + SCORES * quality_focal(own.detach() + flatten(maps.chosen), scores) / _sum(scores)
+        sure = seen.amax(-1).flatten()
+        overlap = matched(student.predict(maps).boxes.flatten(0, 1), boxes.flatten(0, 1))
+        return self.weight * (loss + BOXES * ((1 - overlap.giou) * sure).sum() / sure.sum().clamp(min=1))
+
+
+def _sum(probabilities: Tensor) -> Tensor:
+    """The sum over all locations of the most likely class's probability, at least 1."""
+    return probabilities.amax(-1).sum().clamp(min=1)
+
+
+def load_teacher(path: Path, classes: tuple[str, ...], levels: tuple[int, ...]) -> Detector:
+    """A teacher out of a `.safetensors` file, for a student of these classes and levels.
+
+    Raises:
+        UserError: if the file is no detector, or one of other classes or levels.
+    """
+    teacher, card = load_detector(path)
+    if card.classes != classes:
+        raise UserError(f"{path} cannot teach: its {len(card.classes)} classes are not the {len(classes)} of the data.")
+    if card.spec.levels != levels:
+        raise UserError(f"{path} cannot teach: it predicts at strides {list(card.spec.levels)}, not {list(levels)}.")
+    return teacher

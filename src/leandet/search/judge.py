@@ -1,0 +1,97 @@
+"""What a candidate is worth without training: cut, batch-norms measured anew, AP on some validation images.
+
+EagleEye (arXiv 2007.02491, section 3): ranks of candidates mean little on the uncut network's batch-norm statistics,
+and agree well with the ranks after fine-tuning once they are measured anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from leandet.compress import recalibrate
+from leandet.compress.criteria import Taylor
+from leandet.data.batch import Batch
+from leandet.data.loader import training_loader
+from leandet.data.sample import Dataset, Sample, evenly
+from leandet.detections import Detections
+from leandet.detector.detector import Detector
+from leandet.learn.loss import Criterion, Parts
+from leandet.learn.validation import ValidationBatch, found, validation_loader
+from leandet.metrics import score
+from leandet.preprocess import Size
+from leandet.search.space import Candidate, Space
+
+BATCH = 16
+CALIBRATION = 128  # training images that the batch-norms see: 8 batches
+JUDGED = 96  # validation images that a candidate is judged on
+WORTH = 64  # training views that decide which channels are worth most
+
+
+def channel_worth(detector: Detector, samples: Sequence[Sample], seed: int) -> Taylor:
+    """How much the detection loss would change without each channel, by its first-order estimate on some views."""
+    example = torch.zeros(1, 3, detector.spec.size.height, detector.spec.size.width)
+    chosen = evenly(samples, WORTH)
+    loader = training_loader(chosen, detector.spec.size, batch=BATCH, seed=seed, mosaic_until=0, workers=0)
+    criterion = Criterion()
+
+    def loss(batch: Batch) -> Tensor:
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        parts: Parts = criterion(detector.eval(), images, batch.targets)
+        return parts.total
+
+    return Taylor.measure(detector, example, loss, loader)
+
+
+@dataclass(slots=True)
+class Judge:
+    """Judges candidates of a space; the same candidate is always worth the same.
+
+    Attributes:
+        space: whose candidates they are.
+        dataset: its `train` split measures the batch-norms, its `val` split judges; `test` is never looked at.
+    """
+
+    space: Space
+    dataset: Dataset
+    _calibration: dict[Size, list[Tensor]] = field(default_factory=dict)
+    _judged: dict[Size, list[ValidationBatch]] = field(default_factory=dict)
+
+    def calibrated(self, candidate: Candidate) -> Detector:
+        """The candidate as a detector, its batch-norms measured on training images.
+
+        Raises:
+            UserError: as `Space.cut`.
+        """
+        detector = self.space.cut(candidate).to(memory_format=torch.channels_last)
+        if candidate.size not in self._calibration:
+            samples = evenly(self.dataset.splits["train"], CALIBRATION)
+            batches = validation_loader(samples, candidate.size, BATCH)
+            self._calibration[candidate.size] = [batch.images for batch in batches]
+        images = self._calibration[candidate.size]
+        recalibrate(detector, (image.contiguous(memory_format=torch.channels_last) for image in images))
+        return detector
+
+    def __call__(self, candidate: Candidate) -> float:
+        """AP, a fraction, on the judged images.
+
+        Raises:
+            UserError: as `Space.cut`, or if the judged images hold no object.
+        """
+        return self.ap(self.calibrated(candidate))
+
+    def ap(self, detector: Detector) -> float:
+        """AP of a detector of any size on the judged images."""
+        size = detector.spec.size
+        samples = evenly(self.dataset.splits["val"], JUDGED)
+        if size not in self._judged:
+            self._judged[size] = list(validation_loader(samples, size, BATCH))
+        answers: list[Detections] = []
+        with torch.inference_mode():
+            for batch in self._judged[size]:
+                images = batch.images.contiguous(memory_format=torch.channels_last)
+                answers += found(detector(images), batch.placements)
+        return score(samples, answers, self.dataset.classes).ap

@@ -1,0 +1,158 @@
+"""How long candidates take: estimated by scaling measured layer times, and measured for those that matter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leandet.card import Card
+from leandet.cost.profile import EngineName, example, profile
+from leandet.detector.detector import Detector
+from leandet.errors import UserError
+from leandet.export.export import WRITERS
+from leandet.export.graph import Deployed, folded
+from leandet.runtime.bench import BenchRow, bench
+from leandet.search.space import Candidate, Space
+
+PROFILE_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a detector may cost.
+
+    Attributes:
+        ms: p50 of the whole path, photograph in, boxes out, above 0.
+        bytes: of the file, above 0; None for any.
+
+    Raises:
+        UserError: if one is out of range.
+    """
+
+    ms: float
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ms < float("inf"):
+            raise UserError(f"the budget must be above 0 ms, not {self.ms:g} ms.")
+        if self.bytes is not None and self.bytes < 1:
+            raise UserError(f"the largest size must be above 0 bytes, not {self.bytes}.")
+
+    def excess(self, ms: float, size: int) -> float:
+        """By what share the worse of the two exceeds the budget; 0 or less where both are within."""
+        return max(ms / self.ms, size / self.bytes if self.bytes else 0.0) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """Measures detectors as they will run: exported, photograph in, boxes out.
+
+    Attributes:
+        card: of the detectors' model.
+        images: photographs to detect in.
+        threads: of the engine; None for all usable cores.
+        seconds: measured time for each detector.
+        to: the target, a name of `leandet export --to`.
+    """
+
+    card: Card
+    images: tuple[Path, ...]
+    threads: int | None
+    seconds: float
+    to: str = "onnx"
+
+    def __call__(self, *detectors: Detector) -> list[BenchRow]:
+        """Figures of each detector, measured in turns.
+
+        Raises:
+            UserError: if the target's engine is not installed or does not take the network.
+        """
+        suffix, write = WRITERS[self.to]
+        with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
+            paths = [Path(scratch) / f"{number}{suffix}" for number in range(len(detectors))]
+            for path, detector in zip(paths, detectors, strict=True):
+                write(folded(detector), replace(self.card, spec=detector.spec), path)
+            return bench(paths, self.threads, self.images, seconds=self.seconds).rows
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Estimates a candidate's latency and file size from what was measured on the whole detector.
+
+    A layer's time is scaled by its multiply-adds, that of a layer without weights by the square root of the network's
+    (its work grows with the channels of one side only); what lies outside the network stays. `bias` brings the estimate
+    of one measured candidate to what was measured.
+
+    Attributes:
+        layers: time in ms and names of the weights of each layer of the whole detector.
+        host_ms: what the whole path takes beside the network.
+        bias: factor on the layers' times.
+        extra_bytes: of the file, beside four for each parameter.
+    """
+
+    layers: tuple[tuple[float, tuple[str, ...]], ...]
+    host_ms: float
+    bias: float = 1.0
+    extra_bytes: int = 0
+
+    def ms(self, space: Space, candidate: Candidate) -> float:
+        """p50 of the whole path, in ms."""
+        return self.host_ms + self.bias * self._network(space, candidate)
+
+    def bytes(self, space: Space, candidate: Candidate) -> int:
+        """Of the file."""
+        return 4 * space.parameters(candidate) + self.extra_bytes
+
+    def corrected(self, space: Space, candidate: Candidate, row: BenchRow) -> Clock:
+        """The clock that agrees with what was measured of a candidate."""
+        bias = max(row.p50_ms - self.host_ms, 1e-6) / self._network(space, candidate)
+        return replace(self, bias=bias, extra_bytes=row.bytes - 4 * space.parameters(candidate))
+
+    def _network(self, space: Space, candidate: Candidate) -> float:
+        before, after = space.whole_work, space.work(candidate)
+        rest = (sum(after.values()) / sum(before.values())) ** 0.5
+        total = 0.0
+        for ms, weights in self.layers:
+            own = sum(before[name] for name in weights)
+            total += ms * (sum(after[name] for name in weights) / own if own else rest)
+        return max(1e-9, total * space.area(candidate))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object, read back by `from_json`."""
+        layers = [[ms, list(weights)] for ms, weights in self.layers]
+        return {"layers": layers, "host_ms": self.host_ms, "bias": self.bias, "extra_bytes": self.extra_bytes}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Clock:
+        """Read what `to_json` wrote."""
+        layers = tuple((float(ms), tuple(weights)) for ms, weights in value["layers"])
+        return cls(layers, float(value["host_ms"]), float(value["bias"]), int(value["extra_bytes"]))
+
+
+def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
+    """A clock from the whole detector's profile and measured path, and that measurement.
+
+    Engines without a profiler of their own share ONNX Runtime's proportions; the sum is their own.
+    """
+    engine = EngineName.OPENVINO if stopwatch.to == "openvino" else EngineName.ONNX
+    size = space.detector.spec.size
+    found = profile(
+        Deployed(space.detector).eval(),
+        example((size.height, size.width), pixels=True),
+        engine,
+        stopwatch.threads,
+        seconds=PROFILE_SECONDS,
+        inside="detector",
+    )
+    row = stopwatch(space.detector)[0]
+    known = space.whole_work
+    layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
+    outside = row.preprocess_p50_ms + row.postprocess_p50_ms
+    return Clock(layers, outside).corrected(space, space.whole, row), row
+
+
+def _weights(modules: Sequence[str], known: dict[str, float]) -> tuple[str, ...]:
+    return tuple(name for module in modules if (name := f"{module}.weight") in known)

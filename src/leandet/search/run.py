@@ -1,0 +1,343 @@
+"""The search as a whole: space, clock, trials, finalists measured, the winner fine-tuned and saved."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.study import Study
+
+from leandet.atomic import write_json, write_text
+from leandet.card import Card
+from leandet.data.sample import Dataset, evenly
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector, save_detector
+from leandet.errors import UserError
+from leandet.evaluate import check_classes
+from leandet.export import SUFFIXES
+from leandet.learn.recipe import Recipe
+from leandet.learn.train import train
+from leandet.machine import describe_machine
+from leandet.report.chart import Axis, Series, picture
+from leandet.runtime import open_runtime
+from leandet.search.judge import Judge, channel_worth
+from leandet.search.latency import Budget, Clock, Stopwatch, wind
+from leandet.search.space import Candidate, Levels, Space
+from leandet.search.strategies import STRATEGIES, Scene, Strategy
+from leandet.search.study import CLOCK, Trialled, Worker, front, judged, open_study
+
+MODEL, FRONT, CHART, STUDY, TUNING = "model.safetensors", "front.json", "front.svg", "study.db", "training"
+TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
+FINALISTS = 3
+AIM, SAFE, CLOSE = 0.95, 0.97, 0.9  # of the budget: aimed at, taken as met, and near enough to stop
+ATTEMPTS = 4
+TUNING_RATE = 5e-3  # of the fine-tuning, half of training's
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks of a search; the same words as on the command line.
+
+    Attributes:
+        model: a `.safetensors` detector, trained.
+        out: folder for the results.
+        budget: what the result may cost.
+        trials: candidates to judge in all, by all workers and over all resumed runs.
+        seconds: no trial starts after so many; None for no limit.
+        strategy: a name of `STRATEGIES`.
+        storage: URL of the study's database; None for a file in `out`.
+        smaller_inputs: input sizes below the model's own that may be chosen.
+        epochs: of fine-tuning the winner where it is narrower than the model; 0 for none.
+        batch: images a step of it.
+        seed: of everything random.
+        threads: of the measured engine and of PyTorch; None for all usable cores.
+        to: the target, a name of `leandet export --to`.
+    """
+
+    model: Path
+    out: Path
+    budget: Budget
+    trials: int = 64
+    seconds: float | None = None
+    strategy: str = "evolution"
+    storage: str | None = None
+    smaller_inputs: int = 1
+    epochs: int = 0
+    batch: int = 16
+    seed: int = 0
+    threads: int | None = None
+    to: str = "onnx"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"the strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
+        if self.to not in SUFFIXES:
+            raise UserError(f"the target must be one of {', '.join(SUFFIXES)}, not {self.to!r}.")
+        for name, least in (("trials", 1), ("smaller_inputs", 0), ("epochs", 0)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"{name} must be at least {least}, not {value}.")
+
+    @property
+    def how(self) -> Strategy:
+        """The strategy."""
+        return STRATEGIES[self.strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        path: the winner, an ordinary model file.
+        ap: the winner's AP on the validation split: over all of it after fine-tuning, else on the judged images.
+        p50_ms: measured, the whole path.
+        whole_p50_ms: the uncut detector's, measured in turns with it.
+        winner: its trial.
+        trials: all that were judged.
+        results: the content of `front.json`.
+    """
+
+    path: Path
+    ap: float
+    p50_ms: float
+    whole_p50_ms: float
+    winner: Trialled
+    trials: list[Trialled]
+    results: dict[str, Any]
+
+
+def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Found:
+    """Find the most accurate structure within a budget, by cutting a trained detector.
+
+    Run again with the same request, it goes on from the trials that are finished; run twice at once with one storage,
+    the two share the trials.
+
+    Args:
+        request: see `Request`.
+        dataset: of the detector's classes; `train` measures batch-norms, `val` judges, `test` is never looked at.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        UserError: if the model does not fit the data, nothing can be cut, the storage holds another search, or the
+            budget cannot be met (it says what the fastest takes).
+        KeyboardInterrupt: after Ctrl-C; run it again to go on.
+    """
+    say = tell or (lambda line: None)
+    deadline = time.monotonic() + (float("inf") if request.seconds is None else request.seconds)
+    detector, card = load_detector(request.model)
+    check_classes(open_runtime(request.model, request.threads), dataset.classes, str(dataset.root))
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    request.out.mkdir(parents=True, exist_ok=True)
+    study = open_study(request.storage or f"sqlite:///{request.out / STUDY}", _identity(request, dataset))
+    say("finding the channel groups and what their channels are worth")
+    space = Space(detector, channel_worth(detector, dataset.splits["train"], request.seed), request.smaller_inputs)
+    judge = Judge(space, dataset)
+    stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
+    scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
+    # Where the whole detector is within the budget nothing need be cut: it is the one trial.
+    wanted = request.trials if scene.over(space.whole) else 1
+
+    def told(number: int, trial: Trialled) -> None:
+        say(_line(number, wanted, trial))
+
+    Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
+    trials = judged(study, scene.over)
+    winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
+    return _finish(request, dataset, card, space, made, _Outcome(trials, winner, p50_ms, whole_ms), say)
+
+
+def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
+    digest = hashlib.blake2b(request.model.read_bytes(), digest_size=16).hexdigest()
+    return {
+        "model": digest,
+        "data": dataset.root.name,
+        "budget": [request.budget.ms, request.budget.bytes],
+        "strategy": request.strategy,
+        "smaller_inputs": request.smaller_inputs,
+        "target": [request.to, request.threads],
+        "seed": request.seed,
+    }
+
+
+def _photographs(dataset: Dataset) -> tuple[Path, ...]:
+    return tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
+
+
+def _line(number: int, wanted: int, trial: Trialled) -> str:
+    met = "" if trial.met else ", over the budget"
+    return (
+        f"trial {number} of {wanted}: AP {100 * trial.ap:.1f} % at about {trial.latency_ms:.2f} ms{met}, "
+        f"{trial.seconds:.1f} s"
+    )
+
+
+def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say: Tell) -> Clock:
+    """The study's clock: wound by its first worker, set right by measuring uniform pruning to the budget.
+
+    Raises:
+        UserError: if the budget cannot be met.
+    """
+    if (known := study.user_attrs.get(CLOCK)) is not None:
+        return Clock.from_json(known)
+    say("measuring the detector's layers")
+    clock, row = wind(space, stopwatch)
+    if budget.excess(row.p50_ms, row.bytes) > 0:
+        for _ in range(2):
+            scene = Scene(space, clock, budget)
+            candidate = space.fit(space.even(), scene.over, grow=True)
+            say("measuring uniform pruning")
+            measured = stopwatch(space.cut(candidate))[0]
+            clock = clock.corrected(space, candidate, measured)
+    fastest = space.narrowest()
+    if Scene(space, clock, budget).over(fastest):
+        measured = stopwatch(space.cut(fastest))[0]
+        if budget.excess(measured.p50_ms, measured.bytes) > 0:
+            raise UserError(
+                f"the budget cannot be met with this detector: its narrowest structure, "
+                f"{fastest.size.width}x{fastest.size.height} px, takes {measured.p50_ms:.2f} ms and "
+                f"{measured.bytes / 1e6:.2f} MB: allow more, or begin with a faster backbone or a smaller input."
+            )
+    known = study.user_attrs.get(CLOCK)  # perhaps another worker was faster
+    if known is None:
+        study.set_user_attr(CLOCK, clock.to_json())
+    return clock if known is None else Clock.from_json(known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A finalist whose measured latency meets the budget."""
+
+    trial: Trialled
+    detector: Detector
+    ap: float
+
+
+def _settle(
+    scene: Scene, judge: Judge, stopwatch: Stopwatch, trials: list[Trialled], say: Tell
+) -> tuple[Trialled, Detector, float, float]:
+    """The best of the finalists that meets the budget when measured; with its own and the whole detector's p50."""
+    ranked = sorted((t for t in trials if t.met), key=lambda t: -t.ap) or sorted(trials, key=lambda t: t.latency_ms)
+    finalists: list[_Settled] = []
+    for trial in ranked[:FINALISTS]:
+        say(f"measuring finalist {len(finalists) + 1}: trial {trial.number}")
+        candidate = _measured_fit(scene, stopwatch, trial.levels)
+        detector = judge.calibrated(candidate)
+        settled = replace(trial, candidate=candidate)
+        finalists.append(_Settled(settled, detector, judge.ap(detector)))
+    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists))
+    met = [
+        (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
+    ]
+    if not met:
+        fastest = min(row.p50_ms for row in rows)
+        raise UserError(
+            f"no finalist met the budget when measured, the fastest took {fastest:.2f} of {scene.budget.ms:g} ms: "
+            "the machine may be busy; run the search again to measure again, no trial is repeated."
+        )
+    best, row = max(met, key=lambda pair: pair[0].ap)
+    return replace(best.trial, ap=best.ap, latency_ms=row.p50_ms), best.detector, row.p50_ms, whole.p50_ms
+
+
+def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candidate:
+    """The widest structure of a point's proportions that meets the budget when measured, or the last one tried."""
+    budget, clock = scene.budget, scene.clock
+    aim = replace(budget, ms=AIM * budget.ms)
+    best, best_ms = None, 0.0
+    tried: list[Candidate] = []
+    for _ in range(ATTEMPTS):
+        candidate = scene.space.fit(levels, Scene(scene.space, clock, aim).over, grow=True)
+        if candidate in tried:
+            break
+        tried.append(candidate)
+        row = stopwatch(scene.space.cut(candidate))[0]
+        if best_ms < row.p50_ms and replace(budget, ms=SAFE * budget.ms).excess(row.p50_ms, row.bytes) <= 0:
+            best, best_ms = candidate, row.p50_ms
+        if best_ms >= CLOSE * budget.ms:
+            break
+        clock = clock.corrected(scene.space, candidate, row)
+    return best or tried[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    trials: list[Trialled]
+    winner: Trialled
+    p50_ms: float
+    whole_ms: float
+
+
+def _finish(
+    request: Request, dataset: Dataset, card: Card, space: Space, made: Detector, outcome: _Outcome, say: Tell
+) -> Found:
+    """Fine-tune, save the winner, write the front."""
+    ap, epochs = outcome.winner.ap, request.epochs if made.spec != space.detector.spec else 0
+    if epochs:
+        say(f"fine-tuning the winner, {request.epochs} epochs")
+        digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
+        ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}")
+    provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
+    if epochs:
+        provenance["search_epochs"] = str(epochs)
+    path = request.out / MODEL
+    save_detector(made, Card(card.classes, made.spec, {"val_ap": ap}, provenance), path)
+    results = _results(request, space, path, ap, outcome)
+    write_json(request.out / FRONT, results)
+    write_text(request.out / CHART, _chart(request, outcome))
+    return Found(path, ap, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
+
+
+def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:
+    """Fine-tune a cut detector in place by the request; interrupted, it goes on from `folder`. Returns AP on `val`."""
+    recipe = Recipe(
+        epochs=request.epochs,
+        batch=request.batch,
+        learning_rate=TUNING_RATE,
+        backbone_rate=1.0,  # the cut fell there too
+        seed=request.seed,
+    )
+    splits = dataset.splits
+    return train(detector, splits["train"], splits["val"], dataset.classes, recipe, folder, resume=True).best_ap
+
+
+def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Outcome) -> dict[str, Any]:
+    chosen = outcome.winner.to_json(space)
+    return {
+        "budget_ms": request.budget.ms,
+        "budget_bytes": request.budget.bytes,
+        "target": request.to,
+        "strategy": request.strategy,
+        "chosen": {
+            **chosen,
+            "path": str(path),
+            "ap": ap,
+            "searched_ap": outcome.winner.ap,
+            "p50_ms": outcome.p50_ms,
+            "bytes": path.stat().st_size,
+        },
+        "whole_p50_ms": outcome.whole_ms,
+        "front": [trial.to_json(space) for trial in front(outcome.trials)],
+        "trials": [trial.to_json(space) for trial in outcome.trials],
+        "seconds_per_trial": sum(t.seconds for t in outcome.trials) / max(1, len(outcome.trials)),
+        "machine": describe_machine(),
+    }
+
+
+def _chart(request: Request, outcome: _Outcome) -> str:
+    def points(trials: list[Trialled]) -> list[tuple[float, float]]:
+        return [(t.latency_ms, t.ap) for t in trials]
+
+    series = [
+        Series("trials", points(outcome.trials), joined=False),
+        Series("front", points(front(outcome.trials))),
+        Series("chosen, measured", points([outcome.winner]), joined=False),
+    ]
+    title = "AP without fine-tuning, against latency"
+    return str(picture(title, series, Axis("p50 latency, ms"), Axis("AP"), request.budget.ms))

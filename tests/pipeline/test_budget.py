@@ -1,0 +1,173 @@
+"""A build to a budget: the rule that shortlists, the time that is shared out, and the whole of it once."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from leandet import pipeline
+from leandet.data.read import read
+from leandet.data.sample import Dataset, Sample
+from leandet.data.shapes import draw_shapes
+from leandet.detector.files import load_detector
+from leandet.errors import UserError
+from leandet.pipeline import Options, budget, stages
+from leandet.pipeline.budget import Surveyed, shortlisted
+from leandet.pipeline.options import Architecture
+from leandet.pipeline.stages import Work
+from leandet.preprocess import Size
+from leandet.search import latency, run
+
+
+def work_of(tmp_path, budget_ms=4.0, **options):
+    """A build of twenty square photographs of 400 px."""
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+    samples = tuple(Sample(tmp_path / f"{i}.jpg", Size(400, 400), *none, "a") for i in range(20))
+    dataset = Dataset(tmp_path, "coco", ("a",), {"train": samples, "val": samples})
+    return Work(Options(tmp_path, tmp_path / "out", budget_ms=budget_ms, **options), dataset, False)
+
+
+def surveyed(name="mobilenet_v2", at_320=8.0, size=9_000_000, top1=72.0):
+    """A backbone whose time is 1 ms and the rest by area."""
+    return Surveyed(name, 1.0, (at_320 - 1) / 320**2, size, top1)
+
+
+def test_the_largest_input_within_reach_is_taken(tmp_path):
+    # 1.6 * 4 ms = 6.4 ms: (side / 320)^2 * 7 ms <= 5.4 ms up to 281 px
+    assert shortlisted(work_of(tmp_path), [surveyed()]) == [Architecture("mobilenet_v2", 256)]
+
+
+def test_no_input_is_larger_than_the_photographs_need(tmp_path):
+    assert shortlisted(work_of(tmp_path, 400.0), [surveyed()]) == [Architecture("mobilenet_v2", 416)]
+
+
+def test_accuracy_and_resolution_rank(tmp_path):
+    found = [surveyed("squeezenet1_1", top1=58.0), surveyed(), surveyed("mobilenet_v3_small", 2.0, top1=67.0)]
+    ranked = [a.backbone for a in shortlisted(work_of(tmp_path), found)]
+    assert ranked == ["mobilenet_v3_small", "mobilenet_v2", "squeezenet1_1"]  # 67 * 416^.5 > 72 * 256^.5
+    assert len(shortlisted(work_of(tmp_path), [*found, surveyed("shufflenet_v2_x1_0")])) == 3
+
+
+def test_what_is_asked_for_is_not_chosen_anew(tmp_path):
+    assert shortlisted(work_of(tmp_path, size=224), [surveyed()]) == [Architecture("mobilenet_v2", 224)]
+
+
+def test_a_file_far_too_large_is_left_out(tmp_path):
+    found = [surveyed(), surveyed("shufflenet_v2_x0_5", 6.0, 2_000_000, 60.0)]
+    ranked = shortlisted(work_of(tmp_path, max_bytes=1_000_000), found)
+    assert [a.backbone for a in ranked] == ["shufflenet_v2_x0_5"]
+
+
+def test_a_little_too_slow_is_left_to_pruning_and_far_too_slow_refused(tmp_path):
+    slow = Surveyed("mobilenet_v2", 6.0, 1e-5, 1, 72.0)
+    assert shortlisted(work_of(tmp_path, 2.0), [slow]) == [Architecture("mobilenet_v2", 96)]
+    with pytest.raises(UserError, match=r"the budget of 1 ms cannot be met: the fastest found, .* takes 6.09 ms"):
+        shortlisted(work_of(tmp_path, 1.0), [slow])
+
+
+def test_the_time_left_is_what_finished_stages_leave(tmp_path):
+    work = dataclasses.replace(work_of(tmp_path, seconds=100.0), done={"survey": {"seconds": 30.0}})
+    assert budget.remaining_seconds(work) == 70
+    assert budget.remaining_seconds(work_of(tmp_path)) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_bytes": 10}, "needs a budget"),
+        ({"seconds": 10.0}, "needs a budget"),
+        ({"budget_ms": 4.0, "max_bytes": 0}, "above 0 bytes"),
+        ({"budget_ms": 4.0, "seconds": 0.0}, "time to work must be above 0"),
+        ({"budget_ms": 4.0, "prune": 0.5}, "either a budget"),
+        ({"target": "abacus"}, "must be one of onnx"),
+    ],
+)
+def test_impossible_wishes_are_refused(tmp_path, change, said):
+    with pytest.raises(UserError, match=said):
+        Options(tmp_path, tmp_path, **change)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Latency is measured for less time and fewer structures tried; everything else is as a person gets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (stages, "BENCH_SECONDS", 0.2),
+            (budget, "SURVEY_SECONDS", 0.1),
+            (budget, "TRIALS", 4),
+            (budget, "BACKBONES", ("mobilenet_v1_025", "shufflenet_v2_x0_5")),
+            (budget, "SIDES", (64, 96)),
+            (budget, "SMALLEST", 64),
+            (run, "TIMED_SECONDS", 0.1),
+            (run, "FINALISTS", 1),
+            (latency, "PROFILE_SECONDS", 0.1),
+        ):
+            patch.setattr(module, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    root = tmp_path_factory.mktemp("budget")
+    data = draw_shapes(root / "shapes", train=12, val=6, side=96)
+    return Options(
+        data, root / "out", None, "none", None, 16, 2, 4, threads=1, budget_ms=1e4, max_bytes=900_000, seconds=3600.0
+    )
+
+
+@pytest.fixture(scope="module")
+def built(options, quick):
+    lines = []
+    return pipeline.build(options, tell=lines.append), lines
+
+
+def test_a_build_to_a_budget_leaves_what_it_promises(built, options):
+    results = built[0].results
+    assert [row["name"] for row in results["stages"]] == ["train", "search", "export"]
+    assert results["met"] is True
+    assert results["chosen"]["path"] == "model.onnx"
+    assert results["chosen"]["bytes"] <= 900_000
+    by_stage = {row["stage"] for row in results["candidates"]}
+    assert by_stage == {"survey", "scout", "search"}
+    for row in results["candidates"]:
+        assert row["p50_ms"] > 0
+        assert (row["ap"] is None) == (row["stage"] == "survey")
+    assert json.loads((options.out / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert "search trial 0" in (options.out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_chosen_scout_is_the_one_that_is_trained(built, options):
+    results = built[0].results
+    scouts = [row for row in results["candidates"] if row["stage"] == "scout"]
+    _, card = load_detector(options.out / "model.safetensors")
+    best = max(scouts, key=lambda row: row["ap"])
+    assert best["name"].startswith(f"{card.spec.backbone} at {max(card.spec.size.height, card.spec.size.width)} px")
+    assert card.classes == read(options.data)[0].classes
+
+
+def test_a_finished_build_is_not_done_again(built, options, monkeypatch):
+    def never(*arguments, **named):
+        raise AssertionError("done again")
+
+    for name in ("_measure", "_scouted", "search"):
+        monkeypatch.setattr(budget, name, never)
+    monkeypatch.setattr(stages, "train", never)
+    again = pipeline.build(options, resume=True).results
+    assert again["stages"] == built[0].results["stages"]
+    assert again["candidates"] == built[0].results["candidates"]
+
+
+def test_a_budget_that_cannot_be_met_says_what_the_fastest_is(options, tmp_path):
+    command = [sys.executable, "-m", "leandet.cli.app", "build", str(options.data), "--budget", "0.001ms"]
+    ended = subprocess.run(
+        [*command, "--backbone", "mobilenet_v1_025", "--size", "64", "--weights", "none", "--out", str(tmp_path / "o")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    assert (
+        "the budget of 0.001 ms cannot be met: the fastest found, mobilenet_v1_025 at 64x64 px, takes" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr

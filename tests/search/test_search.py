@@ -1,0 +1,137 @@
+"""The search end to end on drawn data, and the judge against the evaluation that everyone else uses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from leandet.card import Card
+from leandet.compress.criteria import l1
+from leandet.data.read import read
+from leandet.data.shapes import draw_shapes
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector, save_detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.evaluate import evaluate
+from leandet.learn.recipe import Recipe
+from leandet.learn.train import train
+from leandet.preprocess import Size
+from leandet.runtime import open_runtime
+from leandet.search import Request, latency, run, search
+from leandet.search.judge import Judge, channel_worth
+from leandet.search.latency import Budget
+from leandet.search.space import Space
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("search")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return read(draw_shapes(folder / "shapes", train=16, val=6, side=64))[0]
+
+
+@pytest.fixture(scope="module")
+def model(folder, dataset):
+    """Learned a little, so that AP is not zero."""
+    torch.manual_seed(0)
+    detector = Detector(Spec("mobilenet_v1_025", len(dataset.classes), Size(64, 64), width=16))
+    recipe = Recipe.from_nothing(epochs=12, batch=8, seed=0)
+    recipe = dataclasses.replace(recipe, workers=0, evaluations=1, mosaic_share=0.0, warmup_epochs=0.5, ema_decay=0.5)
+    train(detector, dataset.splits["train"], dataset.splits["val"], dataset.classes, recipe, folder / "training")
+    path = folder / "model.safetensors"
+    save_detector(detector, Card(dataset.classes, detector.spec, {}, {}), path)
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(latency, "PROFILE_SECONDS", 0.1)
+
+
+def test_the_judge_measures_what_eval_measures(model, dataset, tmp_path):
+    detector, card = load_detector(model)
+    space = Space(detector, l1)
+    judge = Judge(space, dataset)
+    candidate = space.candidate(space.even(8))
+    made = judge.calibrated(candidate)
+    save_detector(made, Card(card.classes, made.spec, {}, {}), tmp_path / "cut.safetensors")
+    runtime = open_runtime(tmp_path / "cut.safetensors", 1)
+    scores, _ = evaluate(runtime, dataset.splits["val"], dataset.classes)
+    assert judge(candidate) == pytest.approx(scores.ap, abs=1e-6)
+    assert judge(candidate) == judge(candidate)
+
+
+def test_worth_is_the_losss_and_repeatable(model, dataset):
+    detector, _ = load_detector(model)
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    one, two = (channel_worth(detector, dataset.splits["train"], 0) for _ in range(2))
+    assert all(torch.equal(one.importance[key], two.importance[key]) for key in one.importance)
+    assert any(bool((value > 0).any()) for value in one.importance.values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+
+
+def test_a_search_from_end_to_end(model, dataset, folder, quick):
+    limit = model.stat().st_size * 2 // 3
+    request = Request(model, folder / "out", Budget(1e4, limit), trials=5, threads=1, epochs=1, batch=4)
+    lines = []
+    found = search(request, dataset, lines.append)
+    assert found.path == folder / "out" / "model.safetensors"
+    runtime = open_runtime(found.path, 1)
+    scores, _ = evaluate(runtime, dataset.splits["val"], dataset.classes)
+    assert found.ap == pytest.approx(scores.ap, abs=1e-6)
+    assert runtime.card.metrics["val_ap"] == found.ap
+    assert runtime.card.spec.kept  # it was narrowed, and is an ordinary file
+    results = json.loads((folder / "out" / "front.json").read_text())
+    assert results == json.loads(json.dumps(found.results))
+    assert results["chosen"]["p50_ms"] > 0
+    assert results["budget_bytes"] == limit
+    assert 0 < len(results["front"]) <= len(results["trials"]) <= 5
+    assert (folder / "out" / "front.svg").read_text().startswith("<svg")
+    judged = [line for line in lines if line.startswith("trial ")]
+    again = []
+    search(dataclasses.replace(request, epochs=0), dataset, again.append)
+    assert judged
+    assert not [line for line in again if line.startswith("trial ")]  # all were finished
+
+
+def test_a_budget_that_cannot_be_met_is_one_sentence(model, folder):
+    command = [sys.executable, "-m", "leandet.cli.app", "search", str(model), "--data", str(folder / "shapes")]
+    ended = subprocess.run(
+        [*command, "--budget", "0.001ms", "--threads", "1", "--out", str(folder / "never")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    assert "the budget cannot be met with this detector: its narrowest structure, 64x64 px, takes" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert not (folder / "never" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"strategy": "luck"}, "must be one of evolution"),
+        ({"to": "abacus"}, "must be one of onnx"),
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"epochs": -1}, "epochs must be at least 0"),
+    ],
+)
+def test_impossible_requests_are_refused(tmp_path, change, said):
+    request = Request(tmp_path / "m.safetensors", tmp_path, Budget(4.0))
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(request, **change)
+
+
+@pytest.mark.parametrize("change", [{"ms": 0.0}, {"ms": float("inf")}, {"ms": 1.0, "bytes": 0}])
+def test_impossible_budgets_are_refused(change):
+    with pytest.raises(UserError, match="must be above 0"):
+        Budget(**change)

@@ -1,0 +1,127 @@
+"""The space: legal widths, fits that use up the budget, and cuts that are ordinary detectors."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leandet.card import Card
+from leandet.cost.count import count
+from leandet.detector.files import load_detector, save_detector
+from leandet.preprocess import Size
+from leandet.search.latency import Budget
+from leandet.search.space import ALIGN, LEVELS, SIZE, Candidate, input_sizes
+from leandet.search.strategies import Scene
+
+
+def levels_of(space, seed):
+    chance = np.random.default_rng(seed)
+    return {name: int(chance.integers(low, high + 1)) for name, (low, high) in space.dimensions.items()}
+
+
+@given(st.integers(0, 10**6), st.floats(0, 20))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_width_is_legal_and_grows_with_the_factor(space, seed, factor):
+    levels = levels_of(space, seed)
+    narrow, wide = space.candidate(levels, factor), space.candidate(levels, factor * 1.3)
+    for choice in space.choices:
+        name = choice.group.name
+        assert 1 <= narrow.kept[name] <= wide.kept[name] <= choice.group.steps
+        width = choice.group.at(narrow.kept[name])
+        assert width % ALIGN == 0 or width == choice.group.width
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_fit_uses_up_the_budget_and_no_more(scene, seed, share):
+    space, levels = scene.space, levels_of(scene.space, seed)
+    tight = Scene(space, scene.clock, Budget(share * scene.ms(space.whole)))
+    found = space.fit(levels, tight.over, grow=True)
+    assert not tight.over(found)
+    factors = np.linspace(0, LEVELS, 400)
+    brute = [c for c in (space.candidate(levels, float(f)) for f in factors) if not tight.over(c)]
+    assert tight.ms(found) >= max(tight.ms(c) for c in brute) - 1e-9
+    assert tight.ms(space.fit(levels, tight.over, grow=False)) <= tight.ms(found)
+
+
+def test_a_file_size_binds_too(scene):
+    space, whole = scene.space, scene.clock.bytes(scene.space, scene.space.whole)
+    tight = Scene(space, scene.clock, Budget(1e9, whole // 2))
+    found = space.fit(space.even(), tight.over, grow=True)
+    assert 0.8 * whole / 2 < scene.clock.bytes(space, found) <= whole / 2
+
+
+def test_a_point_without_growth_stays_where_it_is_within_the_budget(scene):
+    levels = scene.space.even(3)
+    loose = Scene(scene.space, scene.clock, Budget(1e9))
+    assert scene.space.fit(levels, loose.over, grow=False) == scene.space.candidate(levels)
+    assert scene.space.fit(levels, loose.over, grow=True) == scene.space.whole
+
+
+def test_costs_are_the_counters(space):
+    levels = levels_of(space, 1) | {SIZE: 1}
+    candidate = space.candidate(levels)
+    made = space.cut(candidate)
+    cost = count(made, torch.zeros(1, 3, candidate.size.height, candidate.size.width))
+    assert candidate.size == made.spec.size == Size(96, 96)
+    assert space.parameters(candidate) == cost.parameters
+    assert space.multiply_adds(candidate) == pytest.approx(cost.multiply_adds, rel=0.02)
+
+
+def test_a_cut_is_an_ordinary_detector(space, tmp_path):
+    candidate = space.candidate(levels_of(space, 2))
+    made = space.cut(candidate)
+    save_detector(made, Card(("a", "b", "c"), made.spec, {}, {}), tmp_path / "m.safetensors")
+    again, _ = load_detector(tmp_path / "m.safetensors")
+    images = torch.randint(0, 256, (1, 3, made.spec.size.height, made.spec.size.width), dtype=torch.uint8)
+    with torch.inference_mode():
+        for a, b in zip(made(images), again(images), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_detector_itself_is_left_as_it_was(space):
+    before = {name: tensor.clone() for name, tensor in space.detector.state_dict().items()}
+    space.cut(space.narrowest())
+    assert space.detector.spec.kept == {}
+    for name, tensor in space.detector.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_a_key_says_all(space):
+    candidate = space.candidate(levels_of(space, 3))
+    assert Candidate.parse(candidate.key) == candidate
+    assert candidate.key != space.whole.key
+
+
+@pytest.mark.parametrize(
+    ("size", "smaller", "wanted"),
+    [
+        (Size(256, 320), 0, [(256, 320)]),
+        (Size(256, 320), 2, [(256, 320), (256, 288), (224, 256)]),  # 230.4 and 204.8, rounded up
+        (Size(320, 320), 1, [(320, 320), (288, 288)]),
+        (Size(128, 128), 3, [(128, 128), (96, 96)]),
+        (Size(64, 64), 2, [(64, 64)]),
+    ],
+)
+def test_smaller_inputs_keep_the_shape(size, smaller, wanted):
+    assert input_sizes(size, smaller) == tuple(Size(*sides) for sides in wanted)
+
+
+def test_the_clock_is_right_where_it_was_set(scene):
+    space = scene.space
+    candidate = space.candidate(space.even(5))
+    row = SimpleNamespace(p50_ms=3.5, bytes=10_000_000)  # all that is read of a measurement
+    right = scene.clock.corrected(space, candidate, row)
+    assert right.ms(space, candidate) == pytest.approx(3.5)
+    assert right.bytes(space, candidate) == 10_000_000
+    # On a machine whose time is proportional to multiply-adds, plus 1 ms, it is right everywhere.
+    for seed in range(3):
+        other = space.candidate(levels_of(space, seed) | {SIZE: 0})
+        assert scene.ms(other) == pytest.approx(1 + 1e-6 * sum(space.work(other).values()))
+
+
+def test_the_clock_travels_as_json(scene):
+    assert type(scene.clock).from_json(scene.clock.to_json()) == scene.clock
