@@ -19,8 +19,9 @@ BACKBONES = [
     "shufflenet_v1_g3_x0_25",
     "shufflenet_v2_x0_5",
 ]
-HEIGHT, WIDTH = 64, 96
-BOXES = [torch.tensor([[4.0, 4, 60, 60], [50, 20, 90, 44]]), torch.tensor([[30.0, 10, 42, 21]])]
+HEIGHT, WIDTH = 128, 192
+# Of sizes that every level learns from: about four strides wide, as boxes begin.
+BOXES = [torch.tensor([[4.0, 4, 60, 60], [0, 0, 192, 128]]), torch.tensor([[30.0, 10, 62, 41]])]
 LABELS = [torch.tensor([0, 2]), torch.tensor([1])]
 
 

@@ -74,10 +74,10 @@ def best(scene, study):
 
 
 @pytest.mark.parametrize("name", ["evolution", "annealing"])
-def test_those_that_learn_beat_uniform_pruning_and_chance(scene, studies, name):
+def test_those_that_learn_beat_uniform_pruning(scene, studies, name):
+    # Not chance: a single draw of so few trials promises nothing. `benchmarks/search.py` shows both on real networks.
     uniform = judged(studies[name], scene.over)[0]
     assert best(scene, studies[name]) > uniform.ap
-    assert best(scene, studies[name]) > best(scene, studies["random"])
 
 
 def test_netadapt_walks_from_the_whole_network_to_the_budget(scene, studies):
