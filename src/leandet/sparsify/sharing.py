@@ -82,7 +82,7 @@ def cluster(values: Floats, count: int) -> Floats:
 def _start(values: Floats, count: int) -> Floats:
     heights, edges = np.histogram(values, BINS)
     share = np.concatenate([[0.0], np.cbrt(heights).cumsum()])
-    return np.interp((np.arange(count) + 0.5) / count, share / share[-1], edges)
+    return np.asarray(np.interp((np.arange(count) + 0.5) / count, share / share[-1], edges))
 
 
 def nearest(values: Floats, centres: Floats) -> Floats:
