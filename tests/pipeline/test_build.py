@@ -15,6 +15,7 @@ from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
 from leandet.pipeline import Options, run, stages
+from leandet.pipeline.plan import stages_of
 from leandet.quantize import quantize as quantize_module
 from leandet.runtime import open_runtime
 
@@ -102,13 +103,14 @@ def test_the_report_stands_alone_and_names_the_figures(built, options):
 @pytest.mark.parametrize("reasons", [(), ("it loses",)])  # what the gate says is tested where it lives
 def test_the_gate_decides_which_file_is_chosen(copy, built, monkeypatch, reasons):
     monkeypatch.setattr(quantize_module, "_reasons", lambda judged, most: reasons)
-    work = stages.Work(copy, read(copy.data)[0], False, {"export": built[0].results["stages"][1]})
+    done = {row["name"]: row for row in built[0].results["stages"]}
+    work = stages.Work(copy, read(copy.data)[0], False, done)
     row = stages.run_stage(stages.Quantize(), work)
     assert row["name"] == "quantize"
     assert row["path"] == ("model.onnx" if reasons else "model-int8.onnx")
     assert (copy.out / "model-int8.onnx").exists() == (not reasons) == row["int8"]["accepted"]
     assert row["bytes"] == (copy.out / row["path"]).stat().st_size
-    assert [type(s).__name__ for s in stages.stages_of(dataclasses.replace(copy, int8=True))][-1] == "Quantize"
+    assert [type(s).__name__ for s in stages_of(dataclasses.replace(copy, int8=True))][-1] == "Quantize"
 
 
 def test_a_used_folder_is_refused_without_resume(built, options):

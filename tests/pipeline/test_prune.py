@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -99,14 +100,15 @@ def test_every_point_is_a_file_with_its_own_figures(dataset, pruned):
 def test_recalibration_measures_the_training_images(dataset, pruned):
     folder = pruned[0].with_suffix(".pruning")
     cut, calm = (load_detector(folder / f"{name}.safetensors")[0] for name in ("cut", "recalibrated"))
-    images = torch.cat(list(Pictures(dataset.splits["train"], SIZE, 3, 0).plain()))
-    assert images.shape == (6, 3, 64, 64)
-    seen = {}
     norm = next(name for name, part in cut.named_modules() if isinstance(part, torch.nn.BatchNorm2d))
-    cut.get_submodule(norm).register_forward_pre_hook(lambda part, inputs: seen.update(x=inputs[0]))
+    seen = []
+    cut.get_submodule(norm).register_forward_pre_hook(lambda part, inputs: seen.append(inputs[0].mean((0, 2, 3))))
     with torch.no_grad():
-        cut(images)
-    torch.testing.assert_close(calm.get_submodule(norm).running_mean, seen["x"].mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+        for images in Pictures(dataset.splits["train"], SIZE, HALF.batch, 0).plain():
+            cut(images)
+    assert len(seen) == 2  # six pictures, four a batch
+    mean = calm.get_submodule(norm).running_mean
+    torch.testing.assert_close(mean, torch.stack(seen).mean(0), rtol=1e-3, atol=1e-4)
     for one, other in zip(cut.parameters(), calm.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -183,7 +185,7 @@ def test_every_criterion_ranks_a_detectors_channels(model, dataset, name):
         ({"goal": remaining(0.001)}, r"cannot be reached: .* remain at least"),
         ({"goal": remaining(0.001), "steps": 3}, r"cannot be reached: .* remain at least"),
         ({"rules": (Rule("nowhere.*", exclude=True),)}, "matches no layer that can be cut: there are backbone"),
-        ({"teacher": "nowhere.safetensors"}, "no such file"),
+        ({"teacher": Path("nowhere.safetensors")}, "no such file"),
     ],
 )
 def test_what_a_person_can_mend_is_said_before_anything_is_trained(model, dataset, tmp_path, change, sentence):
