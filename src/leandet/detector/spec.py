@@ -23,7 +23,7 @@ class Spec:
         size: the network's input, height and width in pixels, multiples of 32.
         width: channels of the neck and head, at least 8.
         levels: strides of the feature maps that predict, a subset of 8, 16, 32.
-        kept: channels kept in each pruned component; empty for an unpruned network.
+        kept: channels of each group that is not as wide as its architecture has it, pruned or widened.
     """
 
     backbone: str
