@@ -104,6 +104,7 @@ class Profile:
         best, bound = self.roof.best_ms(layer.multiply_adds, layer.traffic_bytes)
         return {
             "module": layer.module,
+            "block": block_of(layer.module),
             "modules": list(layer.modules),
             "operations": layer.operations,
             "kernel": layer.kernel,
@@ -162,7 +163,7 @@ def profile(
     else:
         rows = count(module, example_input).rows
         made = Graph(graph if graph is not None else to_onnx(module, example_input))
-        runner = _engine(engine, made, threads)
+        runner = open_engine(engine, made, threads)
         measured = runner.measure(seconds)
         whole_ms, layers, calls = measured.whole_ms, layers_of(made, rows, measured.steps), measured.calls
     named = tuple(_named_from(layer, f"{inside}.") for layer in layers)
@@ -175,7 +176,12 @@ def _named_from(layer: Layer, start: str) -> Layer:
     return replace(layer, module=layer.module.removeprefix(start), modules=modules)
 
 
-def _engine(engine: EngineName, graph: Graph, threads: int) -> Engine:
+def open_engine(engine: EngineName, graph: Graph, threads: int) -> Engine:
+    """ONNX Runtime or OpenVINO with a graph.
+
+    Raises:
+        UserError: if OpenVINO is wanted and not installed.
+    """
     if engine is EngineName.ONNX:
         from leandet.cost.profile_onnx import OnnxEngine
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median, median_grouped
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import onnx
 import onnxruntime
 
 from leandet.cost.graph import Graph, Node
-from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, random_input, take_turns
+from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, clock_for, quietest, random_input, take_turns, typical
 from leandet.engines import onnx_options
 
 NCHWC = "_nchwc"  # ONNX Runtime names a convolution in its blocked layout after the tensor that it made, plus this
@@ -42,7 +41,7 @@ class OnnxEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float) -> Measured:
+    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
         """See `Engine.measure`."""
         content = self.graph.model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="leandet-profile-") as folder:
@@ -57,11 +56,14 @@ class OnnxEngine:
                 value.name: random_input(value.shape, onnx.helper.tensor_dtype_to_np_dtype(elem).type)
                 for value, elem in zip(profiled.get_inputs(), self._element_types(), strict=True)
             }
-            plain, slower = take_turns(lambda: whole.run(None, feed), lambda: profiled.run(None, feed), seconds)
+            plain, slower = take_turns(
+                lambda: whole.run(None, feed), lambda: profiled.run(None, feed), seconds, self.threads
+            )
             events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
             plan = onnx.load(optimised, load_external_data=False)
-        found = kernel_times(events, skip=WARM_UP_CALLS)
-        own = event_cost(self.threads).here((median(slower) - median(plain)) / max(1, len(found)))
+        found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep)
+        extra = median(quietest(slower, keep)) - median(quietest(plain, keep))
+        own = event_cost(self.threads).here(extra / max(1, len(found)))
         durations = {name: max(0.0, ms - own) for name, ms in found.items()}
         steps = [
             Step(node.name, node.op_type, *self._trace(node, known), durations[node.name])
@@ -69,7 +71,7 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(median(plain), tuple(steps), len(plain))
+        return Measured(median(quietest(plain, keep)), tuple(steps), len(plain))
 
     def _element_types(self) -> list[int]:
         return [v.type.tensor_type.elem_type for v in self.graph.model.graph.input if v.name in self.graph.inputs]
@@ -86,8 +88,8 @@ def open_session(content: bytes, options: onnxruntime.SessionOptions) -> onnxrun
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def kernel_times(events: list[dict[str, Any]], skip: int) -> dict[str, float]:
-    """Median milliseconds of each node over the calls after the first `skip`.
+def kernel_times(events: list[dict[str, Any]], skip: int, keep: float = 1.0) -> dict[str, float]:
+    """Median milliseconds of each node over the calls after the first `skip`, of which the quietest share counts.
 
     The profiler cuts times to whole microseconds, so the median is interpolated within the microsecond.
     """
@@ -95,7 +97,7 @@ def kernel_times(events: list[dict[str, Any]], skip: int) -> dict[str, float]:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             found[event["name"].removesuffix(KERNEL)].append(event["dur"] + 0.5)
-    return {name: median_grouped(times[skip:], 1) / 1e3 for name, times in found.items() if len(times) > skip}
+    return typical({name: times[skip:] for name, times in found.items() if len(times) > skip}, keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class EventCost:
 @cache
 def event_cost(threads: int) -> EventCost:
     """Measured on a chain of tiny operations, whose real time is what a link adds to an unprofiled call."""
+    clock = clock_for(threads)
     short, long = (_chain(links).SerializeToString() for links in (CHAIN // 4, CHAIN))
     feed = {"x": np.zeros((1, 1), np.float32)}
     sessions = [open_session(model, _unoptimised(threads)) for model in (short, long)]
@@ -134,9 +137,9 @@ def event_cost(threads: int) -> EventCost:
         times: list[list[float]] = [[] for _ in runs]
         for _ in range(CHAIN_CALLS):
             for session, kept in zip(runs, times, strict=True):
-                start = time.perf_counter()
+                start = clock()
                 session.run(None, feed)
-                kept.append((time.perf_counter() - start) * 1e3)
+                kept.append((clock() - start) * 1e3)
         events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     few, many, recorded = (median(one) for one in times)
     link = (many - few) / (CHAIN - CHAIN // 4)

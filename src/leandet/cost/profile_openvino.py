@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from statistics import median, median_grouped
+from statistics import median
 from typing import Any
 
 import onnx
 
 from leandet.cost.graph import Graph
-from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, random_input, take_turns
+from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, quietest, random_input, take_turns, typical
 from leandet.engines import openvino_settings
 
 ORIGINAL = "originalLayersNames"  # the plan's note of the layers fused into a step
@@ -33,7 +33,7 @@ class OpenvinoEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float) -> Measured:
+    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
         """See `Engine.measure`."""
         import openvino
 
@@ -59,15 +59,17 @@ class OpenvinoEngine:
                 if item.status == item.Status.EXECUTED:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
 
-        whole, _ = take_turns(lambda: plain.infer(feed), recorded, seconds)
-        steps = self._steps(counting.get_runtime_model(), times, kinds)
-        return Measured(median(whole), tuple(steps), len(whole))
+        whole, _ = take_turns(lambda: plain.infer(feed), recorded, seconds, self.threads)
+        # the counters cut to whole microseconds
+        medians = typical({name: [t + 0.5 for t in kept[WARM_UP_CALLS:]] for name, kept in times.items()}, keep)
+        steps = self._steps(counting.get_runtime_model(), medians, kinds)
+        return Measured(median(quietest(whole, keep)), tuple(steps), len(whole))
 
     def _inputs(self) -> list[tuple[str, int]]:
         values = self.graph.model.graph.input
         return [(v.name, v.type.tensor_type.elem_type) for v in values if v.name in self.graph.inputs]
 
-    def _steps(self, plan: Any, times: dict[str, list[float]], kinds: dict[str, str]) -> list[Step]:
+    def _steps(self, plan: Any, times: dict[str, float], kinds: dict[str, str]) -> list[Step]:
         steps = []
         for op in plan.get_ordered_ops():
             name = op.get_friendly_name()
@@ -75,9 +77,7 @@ class OpenvinoEngine:
                 continue
             anchors = self._anchors(op, name)
             near = None if anchors else self._before(op)
-            # the counters cut to whole microseconds: interpolate the median within the microsecond
-            ms = median_grouped([t + 0.5 for t in times[name][WARM_UP_CALLS:]], 1) / 1e3
-            steps.append(Step(name, kinds[name], anchors, near, ms))
+            steps.append(Step(name, kinds[name], anchors, near, times[name]))
         return steps
 
     def _before(self, op: Any) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_grouped
 from typing import Protocol
 
 import numpy as np
@@ -61,9 +62,31 @@ class Engine(Protocol):
     version: str
     threads: int
 
-    def measure(self, seconds: float) -> Measured:
-        """Time the network for about so many seconds."""
+    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
+        """Time the network for about so many seconds.
+
+        Args:
+            seconds: altogether.
+            keep: share of the calls that count, the fastest ones: below 1 where other programs disturb.
+        """
         ...
+
+
+def quietest(times: Sequence[float], keep: float) -> list[float]:
+    """The fastest share of some times, at least one."""
+    return sorted(times)[: max(1, round(keep * len(times)))]
+
+
+def typical(microseconds: Mapping[str, Sequence[float]], keep: float) -> dict[str, float]:
+    """Median milliseconds of each step over its fastest times.
+
+    The median is interpolated within the whole microsecond to which engines cut.
+
+    Args:
+        microseconds: of each step, one for each call.
+        keep: share of the times that count.
+    """
+    return {name: median_grouped(quietest(times, keep), 1) / 1e3 for name, times in microseconds.items()}
 
 
 def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) -> npt.NDArray[np.generic]:
@@ -74,27 +97,37 @@ def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) ->
     return random.standard_normal(tuple(shape)).astype(kind)
 
 
+def clock_for(threads: int) -> Callable[[], float]:
+    """The clock for calls of so many threads.
+
+    With one thread it is the process's own time, which stands still while another program has the core: a call's time
+    is then what it would be on a quiet machine. Several threads wait for each other, so only the wall's clock will do.
+    """
+    return time.process_time if threads == 1 else time.perf_counter
+
+
 def take_turns(
-    whole: Callable[[], object], profiled: Callable[[], object], seconds: float
+    whole: Callable[[], object], profiled: Callable[[], object], seconds: float, threads: int
 ) -> tuple[list[float], list[float]]:
     """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times.
 
     Returns:
         Milliseconds of each timed call of `whole` and of `profiled`, both first called `WARM_UP_CALLS` times untimed.
     """
+    clock = clock_for(threads)
     for _ in range(WARM_UP_CALLS):
         whole()
         profiled()
-    start = time.perf_counter()
+    start = clock()
     whole()
-    once = time.perf_counter() - start
+    once = clock() - start
     calls = max(LEAST_CALLS // ROUNDS, round(seconds / (2 * ROUNDS) / max(once, 1e-6)))
     calls = min(calls, 400)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for call, kept in zip((whole, profiled), times, strict=True):
             for _ in range(calls):
-                start = time.perf_counter()
+                start = clock()
                 call()
-                kept.append((time.perf_counter() - start) * 1e3)
+                kept.append((clock() - start) * 1e3)
     return times

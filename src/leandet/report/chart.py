@@ -54,11 +54,13 @@ class Axis:
         label: quantity and unit.
         from_zero: whether it must begin at zero.
         whole: whether only whole numbers get a tick.
+        powers: whether equal steps are equal ratios; every value must be above zero, and the powers of ten get ticks.
     """
 
     label: str
     from_zero: bool = False
     whole: bool = False
+    powers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,16 @@ class _Scale:
     end: float
     ticks: tuple[float, ...]
     decimals: int
+    powers: bool = False
 
     def __call__(self, value: float) -> float:
+        if self.powers:
+            value = math.log10(value)
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def written(self, tick: float) -> str:
+        if self.powers:
+            return f"{tick:,g}"
         return f"{tick:,.{self.decimals}f}".replace("-", "−")
 
 
@@ -138,6 +145,10 @@ def picture(title: str, series: Sequence[Series], x: Axis, y: Axis, limit: float
 def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Scale:
     """Round limits around the values, with four to seven ticks."""
     low, high = min(values), max(values)
+    if axis.powers:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        last = max(last, first + 1)
+        return _Scale(first, last, start, end, tuple(10.0**power for power in range(first, last + 1)), 0, powers=True)
     if axis.from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high - low <= abs(high) * 1e-9:

@@ -1,0 +1,120 @@
+"""The latency predictor against whole networks that it has not measured: random widths of three backbones.
+
+Run: .venv/bin/python benchmarks/latency_predictor.py [--runtime openvino] [--configurations 30] [--size 224]
+
+The table of pieces is filled first. Then every whole network is exported by PyTorch's TorchScript exporter, which
+shares nothing with the predictor, and timed in turns with the others. Interrupted, it goes on from table and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from timing import call, in_turns
+
+from leandet import atomic, nets
+from leandet.compress.channels import Structure, analyse
+from leandet.compress.latencies import Latencies
+from leandet.compress.narrow import narrow
+from leandet.cost.latency import Predictor
+from leandet.cost.profile import EngineName
+from leandet.machine import describe_machine
+
+BACKBONES = ("mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0")
+LEAST = 0.4  # of a group's channels stay at least
+TOGETHER = 6  # networks timed in turns
+RESULTS = Path(__file__).parent / "results"
+
+
+def random_kept(structure: Structure, seed: int) -> dict[str, int]:
+    """Steps kept at random in each group."""
+    random = np.random.default_rng(seed)
+    return {g.name: int(random.integers(int(np.ceil(LEAST * g.steps)), g.steps + 1)) for g in structure.groups}
+
+
+def ranks(values: list[float]) -> np.ndarray:
+    """Place of each value in ascending order."""
+    return np.argsort(np.argsort(values))
+
+
+def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Predict and measure the configurations of one backbone."""
+    runtime, size = EngineName(arguments.runtime), arguments.size
+    torch.manual_seed(0)
+    network = nets.create(name).eval()
+    image = torch.zeros(1, 3, size, size)
+    structure = analyse(network, image)
+    predictor = Predictor(runtime, arguments.threads, lambda done, of: tell(f"{name}: {done} of {of} pieces"))
+    latencies = Latencies(predictor, network, structure, (size, size))
+    configurations = [random_kept(structure, seed) for seed in range(arguments.configurations)]
+    predicted = latencies.predict_all(configurations)
+    start = time.perf_counter()
+    repeated = latencies.predict_all(configurations)
+    each = (time.perf_counter() - start) / len(configurations)
+    assert repeated == predicted
+    measured: list[float] = []
+    while len(measured) < len(configurations):
+        calls = []
+        for kept in configurations[len(measured) :][:TOGETHER]:
+            narrower = nets.create(name).eval()
+            narrow(narrower, image, {g.name: g.at(kept[g.name]) for g in structure.groups})
+            calls.append(call(narrower, (1, 3, size, size), runtime, arguments.threads))
+        measured += in_turns(calls, arguments.threads)
+        tell(f"{name}: {len(measured)} of {len(configurations)} networks measured")
+    errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    return {
+        "backbone": name,
+        "median_error": round(median(errors), 4),
+        "worst_error": round(max(errors), 4),
+        "bias": round(median(p / m - 1 for p, m in zip(predicted, measured, strict=True)), 4),
+        "rank_correlation": round(float(np.corrcoef(ranks(predicted), ranks(measured))[0, 1]), 4),
+        "predictions_per_s": round(1 / max(each, 1e-9)),
+        "pieces_in_table": len(predictor.table),
+        "predicted_ms": [round(ms, 4) for ms in predicted],
+        "measured_ms": [round(ms, 4) for ms in measured],
+    }
+
+
+def tell(line: str) -> None:
+    """Progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Every backbone; the JSON is written after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runtime", choices=["onnx", "openvino"], default="onnx")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--configurations", type=int, default=30)
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
+    parser.add_argument("--out", type=Path, help="the JSON file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    out = arguments.out or RESULTS / f"latency_predictor_{arguments.runtime}_{arguments.threads}.json"
+    settings = {k: v for k, v in vars(arguments).items() if k not in {"out", "backbones"}}
+    rows: list[dict[str, Any]] = []
+    if out.is_file() and (before := json.loads(out.read_text(encoding="utf-8")))["settings"] == settings:
+        rows = [row for row in before["rows"] if row["backbone"] in arguments.backbones]
+    print(f"{'backbone':22} {'median error':>12} {'worst':>8} {'bias':>8} {'rank corr.':>10} {'predictions/s':>13}")
+    for name in arguments.backbones:
+        if not any(row["backbone"] == name for row in rows):
+            rows.append(compare(name, arguments))
+            atomic.write_json(out, {"settings": settings, "machine": describe_machine(), "rows": rows})
+        row = next(row for row in rows if row["backbone"] == name)
+        print(
+            f"{name:22} {row['median_error']:>12.1%} {row['worst_error']:>8.1%} {row['bias']:>+8.1%} "
+            f"{row['rank_correlation']:>10.3f} {row['predictions_per_s']:>13}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,447 @@
+"""What a network computes, operation by operation and in ONNX's words, with who reads whose output.
+
+The network runs once on the meta device, so this takes a fraction of a second at any widths; an export takes many.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from leandet.errors import UserError
+from leandet.nets.mode import untouched
+
+Shape = tuple[int, ...]
+Attribute = int | float | str | tuple[int, ...]
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that depends on the input: its number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that does not: parameters, and what is computed from them alone. Its numbers do not matter."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Numbers that decide what an operator does, such as a new shape."""
+
+    numbers: tuple[int, ...] | tuple[float, ...]
+
+
+Operand = Value | Weight | Constant
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One ONNX operator.
+
+    Attributes:
+        op: its name.
+        inputs: what it reads.
+        outputs: numbers of the values that it makes.
+        attributes: ONNX's, by name.
+    """
+
+    op: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[int, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A network's operations.
+
+    Attributes:
+        operations: in the order in which they run.
+        modules: the innermost module in which each runs.
+        shapes: of each value.
+        integer: values that hold whole numbers: pixels, labels, indices.
+        inputs, outputs: values that the network is given and that it answers.
+    """
+
+    operations: tuple[Operation, ...]
+    modules: tuple[str, ...]
+    shapes: Mapping[int, Shape]
+    integer: frozenset[int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def flow(module: nn.Module, example_input: Tensor) -> Flow:
+    """Follow a network once in evaluation mode, batch-norms folded into the convolutions before them.
+
+    Args:
+        module: the network, left as it was.
+        example_input: its argument; only shape and type matter.
+
+    Raises:
+        UserError: if it has an operation that is not known here.
+    """
+    on_meta = copy.deepcopy(module).to("meta")
+    follower = Follower()
+    image = torch.empty_like(example_input, device="meta")
+    start = follower.value(image)
+    follower.follow(on_meta)
+    with untouched(on_meta), torch.device("meta"), follower:
+        answer = on_meta(image)
+    ends = [follower.operand(leaf) for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
+    return Flow(
+        tuple(follower.operations),
+        tuple(follower.modules),
+        follower.shapes,
+        frozenset(follower.integer),
+        (start.number,),
+        tuple(end.number for end in ends if isinstance(end, Value)),
+    )
+
+
+class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every ATen operation and writes down the ONNX operators that stand for it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+        self.modules: list[str] = []
+        self.shapes: dict[int, Shape] = {}
+        self.integer: set[int] = set()
+        self._values: dict[int, Value] = {}
+        self._alive: list[Tensor] = []  # an identity is only good while its tensor lives
+        self._stack: list[str] = []
+
+    def follow(self, module: nn.Module) -> None:
+        """Keep track of which part of a module runs, by hooks that stay: it is a copy that nobody else uses."""
+
+        def leave(*_: object) -> None:  # whatever a hook returns would replace the module's output
+            self._stack.pop()
+
+        for name, part in module.named_modules():
+            part.register_forward_pre_hook(lambda *_, name=name: self._stack.append(name))
+            part.register_forward_hook(leave)
+
+    def value(self, tensor: Tensor) -> Value:
+        """A new value that is this tensor."""
+        made = Value(len(self.shapes))
+        self.shapes[made.number] = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            self.integer.add(made.number)
+        self.same(tensor, made)
+        return made
+
+    def same(self, tensor: Tensor, operand: Operand) -> None:
+        """Note that a tensor is a value; one that is a weight needs no note."""
+        if isinstance(operand, Value):
+            self._values[id(tensor)] = operand
+            self._alive.append(tensor)
+
+    def operand(self, tensor: object) -> Operand:
+        """What a tensor or number is to an operator."""
+        if isinstance(tensor, Tensor):
+            return self._values.get(id(tensor), Weight(tuple(tensor.shape)))
+        return Constant((float(tensor),))  # type: ignore[arg-type]
+
+    def add(
+        self, op: str, inputs: Sequence[Operand], results: Tensor | Sequence[Tensor], **attributes: Attribute
+    ) -> None:
+        """Write down an operator and the tensors that it makes."""
+        made = [results] if isinstance(results, Tensor) else list(results)
+        numbers = tuple(self.value(tensor).number for tensor in made)
+        self.operations.append(Operation(op, tuple(inputs), numbers, tuple(sorted(attributes.items()))))
+        self.modules.append(self._stack[-1] if self._stack else "")
+
+    def maker(self, operand: Operand) -> Operation | None:
+        """The operation that made a value."""
+        if not isinstance(operand, Value):
+            return None
+        return next((o for o in reversed(self.operations) if operand.number in o.outputs), None)
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation and write it down, unless it reads no value."""
+        named = dict(kwargs or {})
+        result = func(*args, **named)
+        tensors = [leaf for leaf in tree_leaves((args, named)) if isinstance(leaf, Tensor)]
+        if any(id(tensor) in self._values for tensor in tensors):
+            write = WRITERS.get(func.overloadpacket)
+            if write is None:
+                raise UserError(f"the latency of {func.overloadpacket} cannot be predicted yet: measure the network.")
+            write(self, args, named, result)
+        return result
+
+
+Writer = Callable[[Follower, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def _simple(op: str, reads: int = 1, **attributes: Attribute) -> Writer:
+    """An operator of the first so many arguments."""
+
+    def write(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+        to.add(op, [to.operand(arg) for arg in args[:reads]], result, **attributes)
+
+    return write
+
+
+def _same(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.same(result, to.operand(args[0]))
+
+
+def _ignored(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    """Nothing that the answer depends on."""
+
+
+def _both(numbers: Any) -> tuple[int, int]:
+    pair = [int(n) for n in numbers] if isinstance(numbers, list | tuple) else [int(numbers)]
+    return (pair[0], pair[-1])
+
+
+def _pads(padding: Any) -> tuple[int, ...]:
+    return _both(padding) * 2
+
+
+def _conv(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    data, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    if transposed:
+        raise UserError("the latency of a transposed convolution cannot be predicted yet: measure the network.")
+    inputs = [to.operand(data), Weight(tuple(weight.shape)), *([Weight(tuple(bias.shape))] if bias is not None else [])]
+    to.add(
+        "Conv",
+        inputs,
+        result,
+        kernel_shape=tuple(weight.shape[2:]),
+        strides=_both(stride),
+        pads=_pads(padding),
+        dilations=_both(dilation),
+        group=groups,
+    )
+
+
+def _norm(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    """Folded into the convolution before it, else an operation of its own."""
+    data, channels = to.operand(args[0]), Weight((args[0].shape[1],))
+    before = to.maker(data)
+    if before is None or before.op != "Conv":
+        to.add("BatchNormalization", [data, *[channels] * 4], result[0])
+        return
+    place = to.operations.index(before)
+    to.operations[place] = Operation("Conv", (*before.inputs[:2], channels), before.outputs, before.attributes)
+    to.same(result[0], data)
+
+
+def _clip(low: int, high: int) -> Writer:
+    def write(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+        limits = [Constant((float(args[i]),)) for i in (low, high) if i < len(args) and args[i] is not None]
+        to.add("Clip", [to.operand(args[0]), *limits], result)
+
+    return write
+
+
+def _hardtanh(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    low, high = args[1:3] if len(args) > 2 else (-1.0, 1.0)
+    to.add("Clip", [to.operand(args[0]), Constant((float(low),)), Constant((float(high),))], result)
+
+
+def _silu(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    gate = torch.empty_like(result)
+    to.add("Sigmoid", [to.operand(args[0])], gate)
+    to.add("Mul", [to.operand(args[0]), to.operand(gate)], result)
+
+
+def _reshape(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.add("Reshape", [to.operand(args[0]), Constant(tuple(result.shape))], result)
+
+
+def _transpose(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    order = list(range(result.dim()))
+    first, second = args[1] % result.dim(), args[2] % result.dim()
+    order[first], order[second] = second, first
+    to.add("Transpose", [to.operand(args[0])], result, perm=tuple(order))
+
+
+def _permute(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.add("Transpose", [to.operand(args[0])], result, perm=tuple(dim % result.dim() for dim in args[1]))
+
+
+def _cat(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    dim = args[1] if len(args) > 1 else 0
+    to.add("Concat", [to.operand(tensor) for tensor in args[0]], result, axis=dim % result.dim())
+
+
+def _split(to: Follower, args: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
+    dim = (args[2] if len(args) > 2 else named.get("dim", 0)) % args[0].dim()
+    sizes = Constant(tuple(part.shape[dim] for part in result))
+    to.add("Split", [to.operand(args[0]), sizes], result, axis=dim)
+
+
+def _slice(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    data, dim, start, _end, step = (*args, *(None, 0, None, None, 1)[len(args) :])  # type: ignore[misc]
+    if result.shape == data.shape:
+        to.same(result, to.operand(data))
+        return
+    length = data.shape[dim]
+    first = 0 if start is None else min(max(start + (length if start < 0 else 0), 0), length)
+    last = first + result.shape[dim] * step
+    numbers = [Constant((n,)) for n in (first, last, dim % data.dim(), step)]
+    to.add("Slice", [to.operand(data), *numbers], result)
+
+
+def _expand(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.add("Expand", [to.operand(args[0]), Constant(tuple(result.shape))], result)
+
+
+def _mean(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    keep = bool(args[2]) if len(args) > 2 else False
+    axes = Constant(tuple(dim % args[0].dim() for dim in args[1]))
+    to.add("ReduceMean", [to.operand(args[0]), axes], result, keepdims=int(keep))
+
+
+def _max(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    dim, keep = args[1] % args[0].dim(), int(args[2]) if len(args) > 2 else 0
+    to.add("ReduceMax", [to.operand(args[0]), Constant((dim,))], result[0], keepdims=keep)
+    to.add("ArgMax", [to.operand(args[0])], result[1], axis=dim, keepdims=keep)
+
+
+def _max_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    data, kernel, stride, padding, _dilation, ceil = (*args, *(None, None, [], 0, 1, False)[len(args) :])  # type: ignore[misc]
+    to.add(
+        "MaxPool",
+        [to.operand(data)],
+        result[0],
+        kernel_shape=_both(kernel),
+        strides=_both(stride or kernel),
+        pads=_pads(padding),
+        ceil_mode=int(ceil),
+    )
+
+
+def _avg_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    data, kernel, stride, padding, ceil, counts_padding = (*args, *(None, None, [], 0, False, True)[len(args) :])  # type: ignore[misc]
+    to.add(
+        "AveragePool",
+        [to.operand(data)],
+        result,
+        kernel_shape=_both(kernel),
+        strides=_both(stride or kernel),
+        pads=_pads(padding),
+        ceil_mode=int(ceil),
+        count_include_pad=int(counts_padding),
+    )
+
+
+def _adaptive_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    sides = [(a, b) for a, b in zip(args[0].shape[2:], result.shape[2:], strict=True)]
+    if any(a % b for a, b in sides):
+        raise UserError("the latency of an adaptive pooling to no divisor of its input cannot be predicted yet.")
+    kernel = tuple(a // b for a, b in sides)
+    to.add("AveragePool", [to.operand(args[0])], result, kernel_shape=kernel, strides=kernel)
+
+
+def _addmm(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    bias, data, weight = args[:3]
+    inputs = [to.operand(data), Weight((weight.shape[1], weight.shape[0])), Weight(tuple(bias.shape))]
+    to.add("Gemm", inputs, result, transB=1)
+
+
+def _nearest(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    scales = Constant(tuple(float(b) / a for a, b in zip(args[0].shape, result.shape, strict=True)))
+    to.add(
+        "Resize",
+        [to.operand(args[0]), Constant(()), scales],
+        result,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+def _cast(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.add("Cast", [to.operand(args[0])], result, to=1 if result.is_floating_point() else 7)  # ONNX's float, int64
+
+
+def _topk(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    axis = (args[2] if len(args) > 2 else -1) % args[0].dim()
+    to.add("TopK", [to.operand(args[0]), Constant((int(args[1]),))], list(result), axis=axis)
+
+
+def _gather(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    to.add("GatherElements", [to.operand(args[0]), to.operand(args[2])], result, axis=args[1] % args[0].dim())
+
+
+WRITERS: dict[Any, Writer] = {
+    aten.convolution: _conv,
+    aten.native_batch_norm: _norm,
+    aten._native_batch_norm_legit_no_training: _norm,
+    aten.cudnn_batch_norm: _norm,
+    aten.addmm: _addmm,
+    aten.mm: _simple("MatMul", 2),
+    aten.bmm: _simple("MatMul", 2),
+    aten.max_pool2d_with_indices: _max_pool,
+    aten.avg_pool2d: _avg_pool,
+    aten._adaptive_avg_pool2d: _adaptive_pool,
+    aten.mean: _mean,
+    aten.upsample_nearest2d: _nearest,
+    aten.hardtanh: _hardtanh,
+    aten.hardtanh_: _hardtanh,
+    aten.clamp: _clip(1, 2),
+    aten.clamp_: _clip(1, 2),
+    aten.silu: _silu,
+    aten.silu_: _silu,
+    aten.view: _reshape,
+    aten._unsafe_view: _reshape,
+    aten.reshape: _reshape,
+    aten.unsqueeze: _reshape,
+    aten.squeeze: _reshape,
+    aten.transpose: _transpose,
+    aten.permute: _permute,
+    aten.cat: _cat,
+    aten.split: _split,
+    aten.split_with_sizes: _split,
+    aten.slice: _slice,
+    aten.expand: _expand,
+    aten.clone: _same,
+    aten.detach: _same,
+    aten._to_copy: _cast,
+    aten.max: _max,
+    aten.topk: _topk,
+    aten.gather: _gather,
+    aten.empty_like: _ignored,
+    **{
+        packet: _simple(op, reads)
+        for op, reads, packets in (
+            ("Relu", 1, (aten.relu, aten.relu_)),
+            ("HardSwish", 1, (aten.hardswish, aten.hardswish_)),
+            ("Sigmoid", 1, (aten.sigmoid, aten.sigmoid_)),
+            ("Tanh", 1, (aten.tanh, aten.tanh_)),
+            ("Softplus", 1, (aten.softplus,)),
+            ("Exp", 1, (aten.exp,)),
+            ("LeakyRelu", 1, (aten.leaky_relu, aten.leaky_relu_)),
+            ("Add", 2, (aten.add, aten.add_)),
+            ("Sub", 2, (aten.sub, aten.sub_)),
+            ("Mul", 2, (aten.mul, aten.mul_)),
+            ("Div", 2, (aten.div, aten.div_)),
+        )
+        for packet in packets
+    },
+    **dict.fromkeys((aten.hardsigmoid, aten.hardsigmoid_), _simple("HardSigmoid", alpha=1 / 6)),
+}

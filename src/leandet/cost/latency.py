@@ -1,0 +1,234 @@
+"""A network's latency from a table of measured pieces, without building or running it as a whole.
+
+The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) and ProxylessNAS (arXiv 1812.00332). An
+entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from leandet import atomic
+from leandet.cache import cache_folder
+from leandet.cost.bench_graph import GraphOfPieces
+from leandet.cost.flow import Operation, Value, flow
+from leandet.cost.graph import Graph
+from leandet.cost.pieces import Piece, Placed, Port, pieces
+from leandet.cost.profile import EngineName, open_engine
+from leandet.cost.steps import Engine, Measured
+from leandet.errors import UserError
+from leandet.machine import describe_machine, usable_cores
+
+Milliseconds = float
+NODE = re.compile(r"p(\d+)([a-z])(\d+)")
+FORMAT = 1  # of the file; another number is another table
+AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
+SECONDS = 1.0  # for each graph, half of it profiled
+KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest
+AGREE = 0.06  # two measurements of an entry that lie further apart call for a third
+NOTHING = Piece(
+    (Operation("Relu", (Value(0),), (1,)),), (Port(0, (1, 8), False, False),), (Port(1, (1, 8), False, False),), False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a piece costs.
+
+    Attributes:
+        ms: its own steps, milliseconds.
+        reorders: for each of its inputs, the step that brings it out of the runtime's blocked layout: 0 where the piece
+            reads that, and paid once where several pieces do not.
+    """
+
+    ms: Milliseconds
+    reorders: tuple[Milliseconds, ...]
+
+    @property
+    def total(self) -> Milliseconds:
+        """Everything."""
+        return self.ms + sum(self.reorders)
+
+
+def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
+    """A network's latency from its pieces and their entries."""
+    reorders: dict[int, Milliseconds] = {}
+    for one, entry in zip(placed, entries, strict=True):
+        for value, ms in zip(one.reads, entry.reorders, strict=True):
+            reorders[value] = max(reorders.get(value, 0.0), ms)
+    return sum(entry.ms for entry in entries) + sum(reorders.values())
+
+
+class Table:
+    """Measured pieces by text, kept in a file; the machine, runtime and threads are in its name.
+
+    Args:
+        key: what the entries hold for, such as processor, runtime and threads.
+    """
+
+    def __init__(self, key: Sequence[object]) -> None:
+        self._key = [FORMAT, *key]
+        name = hashlib.sha256(json.dumps(self._key).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"latency-{name}.json"
+        self._entries = self._read()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._entries
+
+    def __getitem__(self, text: str) -> Entry:
+        return self._entries[text]
+
+    def add(self, found: Mapping[str, Entry]) -> None:
+        """Take entries in and write the file, with what others wrote into it meanwhile.
+
+        Raises:
+            UserError: if the cache folder cannot be written.
+        """
+        self._entries = {**self._read(), **self._entries, **found}
+        entries = {text: [round(e.ms, 6), *(round(ms, 6) for ms in e.reorders)] for text, e in self._entries.items()}
+        atomic.write_json(self.path, {"key": self._key, "entries": entries})
+
+    def _read(self) -> dict[str, Entry]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["key"] == self._key:
+                entries = found["entries"].items()
+                return {text: Entry(float(ms), tuple(map(float, moves))) for text, (ms, *moves) in entries}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # not measured yet, or damaged: measure
+        return {}
+
+
+class Predictor:
+    """Predicts latencies on this machine; measures what it does not know yet.
+
+    Args:
+        runtime: ONNX Runtime or OpenVINO.
+        threads: threads for one call; None for all cores that this process may use.
+        tell: told how many of how many pieces are measured, while it measures.
+
+    Raises:
+        UserError: if the runtime is not installed, or is PyTorch, which fuses nothing and has no table.
+    """
+
+    def __init__(
+        self,
+        runtime: EngineName = EngineName.ONNX,
+        threads: int | None = None,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if runtime is EngineName.TORCH:
+            raise UserError("latencies are predicted for onnx and openvino, not for torch.")
+        self.runtime = runtime
+        self.threads = threads or usable_cores()
+        self._tell = tell or (lambda done, of: None)
+        machine = describe_machine()
+        version = self._engine([]).version
+        self.table = Table([machine["cpu"], machine["usable_cores"], str(runtime), version, self.threads])
+
+    def predict(self, module: nn.Module, size: tuple[int, int], *, pixels: bool = False) -> Milliseconds:
+        """The latency of a call with one image.
+
+        Args:
+            module: a network of one input (1, 3, H, W); left as it was.
+            size: H and W in pixels.
+            pixels: whether it takes uint8 pixels instead of floats.
+
+        Raises:
+            UserError: if the module has an operation that is not known, or the table cannot be written.
+        """
+        return self.predict_pieces(trace(module, size, pixels=pixels))
+
+    def predict_pieces(self, placed: Sequence[Placed]) -> Milliseconds:
+        """The latency of a network in pieces."""
+        return self.call_ms + total(placed, self.entries(one.piece for one in placed))
+
+    @property
+    def call_ms(self) -> Milliseconds:
+        """What a call costs that computes next to nothing."""
+        if NOTHING.text not in self.table:
+            self.table.add({NOTHING.text: Entry(self._engine([NOTHING]).measure(SECONDS, KEEP).whole_ms, ())})
+        return self.table[NOTHING.text].ms
+
+    def entries(self, wanted: Iterable[Piece]) -> list[Entry]:
+        """The entries of some pieces, measured where the table lacks them."""
+        texts = [piece.text for piece in wanted]
+        self.fill(texts)
+        return [self.table[text] for text in texts]
+
+    def fill(self, texts: Iterable[str]) -> None:
+        """Measure the pieces that the table lacks; kept after each graph of pieces, so that it can be interrupted."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self.table]
+        for start in range(0, len(missing), AT_ONCE):
+            some = missing[start : start + AT_ONCE]
+            self._tell(start, len(missing))
+            self.table.add(dict(zip(some, self.measure([Piece.parse(text) for text in some]), strict=True)))
+        if missing:
+            self._tell(len(missing), len(missing))
+
+    def measure(self, some: Sequence[Piece]) -> list[Entry]:
+        """Measure pieces side by side, twice, and again those on which the two disagree."""
+        twice = list(zip(self._once(some), self._once(some), strict=True))
+        unsure = [i for i, (a, b) in enumerate(twice) if abs(a.total - b.total) > AGREE * min(a.total, b.total)]
+        entries = [min(pair, key=lambda entry: entry.total) for pair in twice]
+        if unsure:
+            for index, third in zip(unsure, self._once([some[i] for i in unsure]), strict=True):
+                ranked = sorted((*twice[index], third), key=lambda entry: entry.total)
+                entries[index] = ranked[1]
+        return entries
+
+    def _once(self, some: Sequence[Piece]) -> list[Entry]:
+        return shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
+
+    def _engine(self, some: Sequence[Piece]) -> Engine:
+        return open_engine(self.runtime, Graph(GraphOfPieces(some).model), self.threads)
+
+
+def trace(module: nn.Module, size: tuple[int, int], *, pixels: bool = False) -> tuple[Placed, ...]:
+    """A network's pieces for one image; see `Predictor.predict`."""
+    kind = torch.uint8 if pixels else torch.float32
+    return pieces(flow(module, torch.empty(1, 3, *size, dtype=kind, device="meta")))
+
+
+def shares(some: Sequence[Piece], measured: Measured, call_ms: Milliseconds) -> list[Entry]:
+    """Hand the steps of a graph of pieces out to the pieces; those of the stand-ins are nobody's.
+
+    A step that the graph does not name is a part of the next one that it does, as where a runtime writes Hardswish in
+    two. What a whole call takes longer than its steps and an empty call, between one step and the next, is theirs in
+    proportion.
+    """
+    scale = max(0.0, measured.whole_ms - call_ms) / sum(step.ms for step in measured.steps)
+    own = [0.0] * len(some)
+    reorders = [[0.0] * len(piece.inputs) for piece in some]
+    waiting = 0.0
+    for step in measured.steps:
+        places = [_place(name) for name in step.anchors or (step.near,) if name is not None]
+        if not places:
+            waiting += step.ms
+            continue
+        ms, waiting = (step.ms + waiting) * scale, 0.0
+        if inside := {index for index, part, _ in places if part == "n"}:
+            for index in inside:
+                own[index] += ms
+        elif not step.anchors and places[0][1] == "i":
+            index, _, place = places[0]
+            reorders[index][place] += ms
+    return [Entry(ms, tuple(moves)) for ms, moves in zip(own, reorders, strict=True)]
+
+
+def _place(node: str) -> tuple[int, str, int]:
+    """`p3n0` -> piece 3, part "n", place 0; the end of a stand-in, such as `p3o0q0`, counts as the stand-in."""
+    found = NODE.match(node)
+    if found is None:
+        raise ValueError(f"{node} is no node of a graph of pieces")
+    return int(found[1]), found[2], int(found[3])
