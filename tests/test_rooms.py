@@ -29,6 +29,7 @@ ROOMS = [
     "compress",  # channel groups and cuts know no detector: a detector is built at its widths by them
     "sparsify",  # masks and the sparse file know no detector either: a detector is read through it
     "detector",
+    "advise",  # of a network, of any kind; an advice is applied to a detector's spec
     "metrics",
     "runtime",
     "evaluate",

@@ -51,6 +51,14 @@ def test_the_table_of_a_backbone():
     assert "ms measured" in table
 
 
+def test_the_page_stands_alone(tmp_path):
+    run("mobilenet_v1_025", "--size", "64", "--html", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "<svg" in page
+    assert "features.1" in page
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     torch.manual_seed(0)

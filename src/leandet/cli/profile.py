@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Threads
+from leandet.cli.arguments import Json, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
-    from leandet.cost.profile import Profile
+    from onnx import ModelProto
+    from torch import Tensor, nn
+
+    from leandet.advise import Advice
+    from leandet.cost.profile import EngineName, Profile
+    from leandet.detector.spec import Spec
 
 TABLE_WIDTH = 168  # columns that the table needs in a pipe
 RUNTIMES = ("onnx", "openvino", "torch")
 DEFAULT_SIZE = 224
 SMALLEST, LARGEST = 64, 4096
+CLASSES = 80  # of a spec made from a backbone; training puts the data's number in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is looked into.
+
+    Attributes:
+        module: the network, in evaluation mode.
+        image: what it runs on.
+        graph: its ONNX graph where a file has one.
+        inside: the submodule from inside of which modules are named, "" for the whole.
+        backbone: its name, where it is one of `leandet nets`.
+        spec: of the detector, or of one with the backbone.
+    """
+
+    module: nn.Module
+    image: Tensor
+    graph: ModelProto | None
+    inside: str
+    backbone: str | None
+    spec: Spec
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its input in pixels."""
+        height, width = self.image.shape[-2:]
+        return height, width
 
 
 def profile_command(
@@ -28,48 +63,92 @@ def profile_command(
         typer.Option(help="Side of a backbone's square input in pixels, 224 if left out; a model file has its own."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Time to measure for, in seconds.")] = 4.0,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with the roofline chart and the layers along the time.")
+    ] = None,
+    with_advice: Annotated[
+        bool, typer.Option("--advise", help="Also measure what other widths, groups and operations would gain.")
+    ] = False,
+    apply: Annotated[
+        int | None, typer.Option(min=1, help="Write the spec of a detector that follows this advice; needs --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where --apply writes the spec, a JSON file.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Show where a network's time goes: each layer's cost, measured time, and what the machine could do."""
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
-    found = _measure(model, runtime, size, threads, seconds)
+    if (apply is None) != (out is None):
+        raise UserError("--apply and --out go together: the number of an advice, and the file for the new spec.")
+    subject, found = _measure(model, runtime, size, threads, seconds)
+    advice = _advise(subject, runtime, threads) if with_advice or apply is not None else []
+    answer = {"model": model, **found.to_json(), "advice": [one.to_json() for one in advice]}
+    if html is not None:
+        from leandet.report.profile_page import write_profile
+
+        write_profile(answer, model, html)
+        tell(f"page: {html}")
+    if apply is not None and out is not None:
+        _apply(subject, advice, apply, out)
     if as_json:
-        typer.echo(json.dumps({"model": model, **found.to_json()}))
+        typer.echo(json.dumps(answer))
     else:
         _print(model, found)
+        _print_advice(advice, asked=with_advice or apply is not None)
 
 
-def _measure(model: str, runtime: str, size: int | None, threads: int | None, seconds: float) -> Profile:
+def _measure(
+    model: str, runtime: str, size: int | None, threads: int | None, seconds: float
+) -> tuple[Subject, Profile]:
     import torch
 
-    from leandet import nets
-    from leandet.cost.profile import EngineName, example, profile
+    from leandet.cost.profile import EngineName, profile
 
     torch.manual_seed(0)
-    if Path(model).suffix in {".onnx", ".safetensors"}:
-        if size is not None:
-            raise UserError("--size is for backbones: a model file has its own input size.")
-        return _measure_file(Path(model), EngineName(runtime), threads, seconds)
+    engine = EngineName(runtime)
+    subject = (
+        _file(Path(model), engine, size) if Path(model).suffix in {".onnx", ".safetensors"} else _backbone(model, size)
+    )
+    found = profile(
+        subject.module,
+        subject.image,
+        engine,
+        threads,
+        seconds=seconds,
+        graph=subject.graph,
+        inside=subject.inside,
+    )
+    return subject, found
+
+
+def _backbone(name: str, size: int | None) -> Subject:
+    from leandet import nets
+    from leandet.cost.profile import example
+    from leandet.detector.spec import STRIDE, Spec
+    from leandet.preprocess import Size
+
     side = DEFAULT_SIZE if size is None else size
     if not SMALLEST <= side <= LARGEST:
         raise UserError(f"--size must be from {SMALLEST} to {LARGEST} px, not {side}.")
-    network: torch.nn.Module = nets.backbone(model) if ":" in model else nets.create(model)
-    images = example((side, side), pixels=False)
-    return profile(network.eval(), images, EngineName(runtime), threads, seconds=seconds)
+    network: nn.Module = nets.backbone(name) if ":" in name else nets.create(name)
+    whole = max(STRIDE, side // STRIDE * STRIDE)  # a detector's sides are multiples of 32
+    spec = Spec(name, CLASSES, Size(whole, whole))
+    return Subject(network.eval(), example((side, side), pixels=False), None, "", name, spec)
 
 
-def _measure_file(path: Path, engine: Any, threads: int | None, seconds: float) -> Profile:
+def _file(path: Path, engine: EngineName, size: int | None) -> Subject:
     import onnx
 
     from leandet.cost.graph import with_batch
-    from leandet.cost.profile import EngineName, example, profile
+    from leandet.cost.profile import EngineName, example
     from leandet.detector.detector import Detector
     from leandet.detector.files import load_detector
     from leandet.export.graph import Deployed
     from leandet.runtime.onnx import open_onnx
 
+    if size is not None:
+        raise UserError("--size is for backbones: a model file has its own input size.")
     graph = None
     if path.suffix == ".onnx":
         if engine is EngineName.TORCH:
@@ -79,9 +158,46 @@ def _measure_file(path: Path, engine: Any, threads: int | None, seconds: float) 
         detector = Detector(card.spec)  # its shapes are what is counted
     else:
         detector, card = load_detector(path)
-    images = example((card.spec.size.height, card.spec.size.width), pixels=True)
-    deployed = Deployed(detector).eval()
-    return profile(deployed, images, engine, threads, seconds=seconds, graph=graph, inside="detector")
+    image = example((card.spec.size.height, card.spec.size.width), pixels=True)
+    return Subject(Deployed(detector).eval(), image, graph, "detector", None, card.spec)
+
+
+def _advise(subject: Subject, runtime: str, threads: int | None) -> list[Advice]:
+    from leandet.advise import advise
+    from leandet.cost.latency import Predictor
+    from leandet.cost.profile import EngineName
+
+    def progress(done: int, of: int) -> None:
+        tell(f"{done} of {of} pieces measured")
+
+    predictor = Predictor(EngineName(runtime), threads, progress)
+    return advise(
+        subject.module,
+        subject.size,
+        predictor,
+        backbone=subject.backbone,
+        inside=subject.inside,
+        pixels=not subject.image.is_floating_point(),
+        tell=tell,
+    )
+
+
+def _apply(subject: Subject, advice: Sequence[Advice], number: int, out: Path) -> None:
+    """Write the spec of the detector that follows an advice."""
+    from leandet import atomic
+    from leandet.advise.apply import applied
+
+    if number > len(advice):
+        raise UserError(f"--apply {number}: there are {len(advice)} pieces of advice.")
+    atomic.write_json(out, applied(subject.spec, advice[number - 1], inside=subject.inside).to_json())
+    tell(f"spec: {out}")
+
+
+def _print_advice(advice: Sequence[Advice], *, asked: bool) -> None:
+    for number, one in enumerate(advice, 1):
+        typer.echo(f"{number}. {one.text}{'' if one.can_be_applied else ' Change the code: no spec can say it.'}")
+    if asked and not advice:
+        typer.echo("no advice: nothing that was tried gained when measured.")
 
 
 def _print(model: str, found: Profile) -> None:

@@ -2,7 +2,7 @@
 
 A piece is one computing operation (convolution, pooling, product) with the element-wise ones that follow it, which
 runtimes fuse, or a run of operations that only move data. Its text says all that its time depends on: operators,
-attributes, sizes, and which of its neighbours compute (their data lies in the runtime's blocked layout).
+attributes, sizes, and which of its neighbours compute (their data lie in the runtime's blocked layout).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Port:
     Attributes:
         number: within the piece.
         shape: its shape.
-        computed: whether a computing piece is on the other side, with maps as its data.
+        computed: whether its data are maps in the layout in which the runtime computes: a computing piece is on either
+            side, and it is not the network's input.
         integer: whether it holds whole numbers.
     """
 
@@ -190,7 +191,7 @@ def _placed(draft: _Draft, flow: Flow, home: dict[int, _Draft]) -> Placed:
     return Placed(
         Piece(
             operations,
-            tuple(port(n, [home[n]] if n in home else []) for n in reads),
+            tuple(port(n, [home[n], draft] if n in home else []) for n in reads),
             tuple(port(n, users.get(n, [])) for n in sorted(ends)),
             draft.computes,
         ),
