@@ -51,6 +51,14 @@ def test_the_table_of_a_backbone():
     assert "ms measured" in table
 
 
+def test_a_page_beside_the_table(tmp_path):
+    page = tmp_path / "page.html"
+    run("mobilenet_v1_025", "--size", "64", "--html", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert "mobilenet_v1_025" in text
+    assert "<svg" in text
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     torch.manual_seed(0)

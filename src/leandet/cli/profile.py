@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Threads
+from leandet.cli.arguments import Json, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def profile_command(
         typer.Option(help="Side of a backbone's square input in pixels, 224 if left out; a model file has its own."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Time to measure for, in seconds.")] = 4.0,
+    html: Annotated[Path | None, typer.Option(help="Write a page too: the roofline, and a bar along the time.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -35,6 +36,10 @@ def profile_command(
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
     found = _measure(model, runtime, size, threads, seconds)
+    if html is not None:
+        from leandet.report.profile_page import write_profile
+
+        tell(f"page: {write_profile(found.to_json(), model, html)}")
     if as_json:
         typer.echo(json.dumps({"model": model, **found.to_json()}))
     else:

@@ -252,11 +252,8 @@ def _group(counts: Mapping[Axis, int], members: Nodes, reason: Reason | None, ta
     return Group(name, layers, members, steps, by_key, counts[makers[0]], reason)
 
 
-WIDEST = 8  # times its architecture's width that a group can have: a damaged file asks for no terabytes
-
-
 def kept_steps(structure: Structure, widths: Mapping[str, int]) -> dict[str, int]:
-    """Steps for widths by group name: fewer than the group has, or more where a network is built wider.
+    """Steps kept for widths by group name.
 
     Raises:
         UserError: if a name or a width is none of the structure's.
@@ -268,10 +265,9 @@ def kept_steps(structure: Structure, widths: Mapping[str, int]) -> dict[str, int
             raise UserError(f"there is no channel group {name!r}: the groups are {_some(list(groups))}.")
         group = groups[name]
         kept, rest = divmod(width * group.steps, group.width)
-        if rest or not 1 <= kept <= WIDEST * group.steps:
+        if rest or not 1 <= kept <= group.steps:
             step = group.width // group.steps
-            most = WIDEST * group.width
-            raise UserError(f"group {name} can have {step}, {2 * step}, ... {most} channels, not {width}.")
+            raise UserError(f"group {name} can have {step}, {2 * step}, ... {group.width} channels, not {width}.")
         steps[name] = kept
     return steps
 

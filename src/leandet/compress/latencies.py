@@ -11,8 +11,8 @@ import numpy.typing as npt
 from torch import nn
 
 from leandet.compress.allocate import Kept
-from leandet.compress.channels import WIDEST, Group, Structure
-from leandet.compress.resize import empty, shapes
+from leandet.compress.channels import Group, Structure
+from leandet.compress.resize import empty, own_shapes, shapes
 from leandet.cost.latency import Entry, Milliseconds, Predictor, total, trace
 from leandet.cost.pieces import Piece, Placed
 from leandet.errors import UserError
@@ -69,7 +69,7 @@ class Latencies:
         pixels: bool = False,
     ) -> None:
         def traced(kept: Kept) -> tuple[Placed, ...]:
-            narrower = empty(module, structure.recording, shapes(module, structure, kept))
+            narrower = empty(module, structure.recording, shapes(own_shapes(module), structure, kept))
             return trace(narrower, size, pixels=pixels)
 
         self._predictor = predictor
@@ -124,8 +124,8 @@ class Latencies:
         for name, steps in kept.items():
             if name not in self.groups and steps != self._steps.get(name):
                 raise UserError(f"the latency at another width of {name!r} cannot be predicted: no such group varies.")
-            if not 1 <= steps <= WIDEST * self._steps[name]:
-                raise UserError(f"group {name} can have 1 to {WIDEST * self._steps[name]} steps, not {steps}.")
+            if not 1 <= steps <= self._steps[name]:
+                raise UserError(f"group {name} can have 1 to {self._steps[name]} steps, not {steps}.")
 
 
 def _less(traced: Callable[[Kept], tuple[Placed, ...]], group: Group) -> list[str] | None:

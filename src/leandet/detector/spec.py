@@ -68,7 +68,7 @@ class Spec:
         levels: strides of the feature maps that predict, `head.strides` or, for the lean head, some of them.
         head: what stands on the backbone.
         detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
-        kept: channels of each group that is not as wide as its architecture has it, pruned or widened.
+        kept: channels kept in each pruned component; empty for an unpruned network.
     """
 
     backbone: str
