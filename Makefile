@@ -26,7 +26,7 @@ $(ENGINES): $(STAMP)
 	touch $@
 
 test: $(ENGINES)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: setup
 	$(BIN)/ruff check .

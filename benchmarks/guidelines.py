@@ -3,8 +3,8 @@
 Run: .venv/bin/python benchmarks/guidelines.py [--threads 1 2] [--columns arm gpu] [--widths 1 2 4]
 
 The structures are the paper's: 10 blocks on 56x56 maps, one image a call. `arm` and `gpu` name the paper's column whose
-channels are used. Everything of one table is timed in turns. The JSON is written after each table, and an interrupted run goes
-on from it; then the charts and tables of docs/guidelines.md are written anew.
+channels are used. Everything of one table is timed in turns. The JSON is written after each table; an interrupted run
+goes on from it; then the charts and tables of docs/guidelines.md are written anew.
 """
 
 from __future__ import annotations

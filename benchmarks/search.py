@@ -24,10 +24,11 @@ from leandet.data.read import read
 from leandet.data.sample import Dataset, evenly
 from leandet.detector.files import load_detector
 from leandet.evaluate import evaluate
+from leandet.export.stopwatch import Stopwatch
 from leandet.runtime import open_runtime
 from leandet.search import Request, search
 from leandet.search.judge import Judge, channel_worth
-from leandet.search.latency import Budget, Stopwatch
+from leandet.search.latency import Budget
 from leandet.search.run import tune
 from leandet.search.space import Space
 from leandet.search.study import judged, open_study
@@ -85,7 +86,7 @@ def measured(arguments: argparse.Namespace, dataset: Dataset, rows: list[dict[st
     detectors = [load_detector(Path(row["path"])) for row in rows]
     photographs = tuple(sample.image for sample in evenly(dataset.splits["val"], 32))
     stopwatch = Stopwatch(detectors[0][1], photographs, arguments.threads, 10.0)
-    times = stopwatch(*(detector for detector, _ in detectors))
+    times = stopwatch(*(detector for detector, _ in detectors)).rows
     return [{**row, "p50_ms": time.p50_ms} for row, time in zip(rows, times, strict=True)]
 
 

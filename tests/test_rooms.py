@@ -15,6 +15,7 @@ ROOT = Path(leandet.__file__).parent
 ROOMS = [
     "errors",
     "atomic",
+    "request",
     "machine",
     "cache",
     "engines",

@@ -12,7 +12,7 @@ from torch import nn
 from leandet import nets
 from leandet.compress.channels import analyse
 from leandet.compress.latencies import Latencies
-from leandet.compress.resize import empty, shapes
+from leandet.compress.resize import empty, own_shapes, shapes
 from leandet.cost.bench_graph import SOME, GraphOfPieces
 from leandet.cost.count import count
 from leandet.cost.flow import Flow, Value, Weight, flow
@@ -62,7 +62,7 @@ def test_the_flow_does_the_networks_work_at_random_widths(name):
     structure = analyse(network, torch.zeros(1, 3, SIDE, SIDE))
     random = np.random.default_rng(0)
     kept = {g.name: int(random.integers(1, g.steps + 1)) for g in structure.groups}
-    narrower = empty(network, structure.recording, shapes(network, structure, kept))
+    narrower = empty(network, structure.recording, shapes(own_shapes(network), structure, kept))
     wanted = count(narrower, torch.zeros(1, 3, SIDE, SIDE, device="meta")).multiply_adds
     found = flow(narrower, torch.zeros(1, 3, SIDE, SIDE))
     assert multiply_adds(found) == wanted
@@ -78,7 +78,7 @@ def test_any_widths_give_the_pieces_of_the_network_built_so(name, tmp_path, monk
     assert set(latencies.groups) == {group.name for group in structure.groups}
     random = np.random.default_rng(1)
     kept = {g.name: int(random.integers(1, 2 * g.steps)) for g in structure.groups}  # narrower and wider ones
-    narrower = empty(network, structure.recording, shapes(network, structure, kept))
+    narrower = empty(network, structure.recording, shapes(own_shapes(network), structure, kept))
     assert latencies.pieces(kept) == [one.piece for one in trace(narrower, (SIDE, SIDE))]
     with pytest.raises(UserError, match="can have 1 to"):
         latencies.predict({latencies.groups[0]: 0})

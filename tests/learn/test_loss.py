@@ -20,10 +20,9 @@ def tiny() -> Detector:
     return Detector(Spec("mobilenet_v2_035", 3, Size(HEIGHT, WIDTH), width=16))
 
 
-def pictures(count: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (count, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+def pictures(count: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
 OBJECTS = [torch.tensor([[8.0, 8, 40, 44], [50, 20, 90, 60]]), torch.tensor([[30.0, 10, 60, 30]])]
@@ -83,7 +82,9 @@ def test_wanted_scores_lie_at_the_matches_alone():
 def test_every_parameter_gets_a_gradient(auxiliary):
     detector = tiny()
     criterion = Criterion(auxiliary)
-    criterion(detector, pictures(2), Targets.pad(OBJECTS, LABELS)).total.backward()
+    # An object for each level: boxes begin about four strides wide.
+    objects = [torch.tensor([[30.0, 30, 64, 64], [100, 20, 168, 88]]), torch.tensor([[10.0, 0, 146, 128]])]
+    criterion(detector, pictures(2, 128, 192), Targets.pad(objects, LABELS)).total.backward()
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

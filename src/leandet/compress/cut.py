@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from leandet.compress.channels import NONE, Channels, Structure
 from leandet.compress.record import Inputs, record
-from leandet.compress.resize import empty, filled, shapes
+from leandet.compress.resize import empty, filled, own_shapes, shapes
 from leandet.compress.trace import Axis, Nodes, Recording, Role
 from leandet.errors import UserError
 
@@ -66,7 +66,7 @@ def plan(
     Raises:
         UserError: if the network's code does not run at these widths.
     """
-    narrow = empty(module, structure.recording, shapes(module, structure, kept))
+    narrow = empty(module, structure.recording, shapes(own_shapes(module), structure, kept))
     after = record(narrow, example_input, structure.recording.depthwise)
     source, unmatched = match(structure.channels, Channels.of_recording(after), strength)
     if unmatched * 2 > len(structure.channels.first):

@@ -12,7 +12,7 @@ from torch import nn
 
 from leandet.compress.allocate import Kept
 from leandet.compress.channels import WIDEST, Group, Structure
-from leandet.compress.resize import empty, shapes
+from leandet.compress.resize import empty, own_shapes, shapes
 from leandet.cost.latency import Entry, Milliseconds, Predictor, total, trace
 from leandet.cost.pieces import Piece, Placed
 from leandet.errors import UserError
@@ -69,7 +69,7 @@ class Latencies:
         pixels: bool = False,
     ) -> None:
         def traced(kept: Kept) -> tuple[Placed, ...]:
-            narrower = empty(module, structure.recording, shapes(module, structure, kept))
+            narrower = empty(module, structure.recording, shapes(own_shapes(module), structure, kept))
             return trace(narrower, size, pixels=pixels)
 
         self._predictor = predictor

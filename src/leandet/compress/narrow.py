@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from leandet.compress.channels import analyse, kept_steps
 from leandet.compress.record import Inputs
-from leandet.compress.resize import Shape, set_counts, shapes
+from leandet.compress.resize import Shape, own_shapes, set_counts, shapes
 
 
 def narrow(module: nn.Module, example_input: Inputs, widths: Mapping[str, int]) -> None:
@@ -28,7 +28,7 @@ def narrow(module: nn.Module, example_input: Inputs, widths: Mapping[str, int]) 
         UserError: if a name or width is none of this network's, or the network cannot be followed.
     """
     structure = analyse(module, example_input)
-    wanted = shapes(module, structure, kept_steps(structure, widths))
+    wanted = shapes(own_shapes(module), structure, kept_steps(structure, widths))
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if wanted[name] != tuple(tensor.shape):

@@ -16,13 +16,24 @@ from leandet.compress.trace import Recording
 Shape = tuple[int, ...]
 
 
-def shapes(module: nn.Module, structure: Structure, kept: Mapping[str, int]) -> dict[str, Shape]:
-    """The shape of every parameter and buffer when the named groups keep so many of their steps."""
-    sizes = structure.sizes(kept)
+def own_shapes(module: nn.Module) -> dict[str, Shape]:
+    """The shape of every parameter and buffer as it is."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    found = {name: list(tensor.shape) for name, tensor in named.items()}
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
+
+
+def shapes(own: Mapping[str, Shape], structure: Structure, kept: Mapping[str, int]) -> dict[str, Shape]:
+    """The shapes of tensors when the named groups keep so many of their steps.
+
+    Args:
+        own: of the tensors that are wanted, as they are in the network of that structure.
+        structure: its channel groups.
+        kept: steps by the group's name.
+    """
+    sizes = structure.sizes(kept)
+    found = {name: list(shape) for name, shape in own.items()}
     for key, axis in structure.recording.axes.items():
-        if sizes[key] != axis.size:
+        if axis.tensor in found and sizes[key] != axis.size:
             found[axis.tensor][axis.dim] = sizes[key] // (axis.groups if axis.per_group else 1)
     return {name: tuple(shape) for name, shape in found.items()}
 

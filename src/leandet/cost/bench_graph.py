@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,12 +48,13 @@ class GraphOfPieces:
             else:
                 self._input(f"{name}v{port.number}", port)
         for place, operation in enumerate(piece.operations):
+            attributes: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes}
             node = helper.make_node(
                 operation.op,
                 [self._operand(f"{name}n{place}_{i}", name, operation.op, o) for i, o in enumerate(operation.inputs)],
                 [f"{name}v{number}" for number in operation.outputs],
                 name=f"{name}n{place}",
-                **{k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes},  # type: ignore[arg-type]
+                **attributes,
             )
             self._nodes.append(node)
         for place, port in enumerate(piece.outputs):

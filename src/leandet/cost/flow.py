@@ -283,6 +283,11 @@ def _permute(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any
     to.add("Transpose", [to.operand(args[0])], result, perm=tuple(dim % result.dim() for dim in args[1]))
 
 
+def filled(args: tuple[Any, ...], *defaults: Any) -> tuple[Any, ...]:
+    """An operator's arguments, those left out at the end as its schema has them."""
+    return (*args, *defaults[len(args) :])
+
+
 def _cat(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
     dim = args[1] if len(args) > 1 else 0
     to.add("Concat", [to.operand(tensor) for tensor in args[0]], result, axis=dim % result.dim())
@@ -295,7 +300,7 @@ def _split(to: Follower, args: tuple[Any, ...], named: dict[str, Any], result: A
 
 
 def _slice(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
-    data, dim, start, _end, step = (*args, *(None, 0, None, None, 1)[len(args) :])  # type: ignore[misc]
+    data, dim, start, _end, step = filled(args, None, 0, None, None, 1)
     if result.shape == data.shape:
         to.same(result, to.operand(data))
         return
@@ -323,7 +328,7 @@ def _max(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) ->
 
 
 def _max_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
-    data, kernel, stride, padding, _dilation, ceil = (*args, *(None, None, [], 0, 1, False)[len(args) :])  # type: ignore[misc]
+    data, kernel, stride, padding, _dilation, ceil = filled(args, None, None, [], 0, 1, False)
     to.add(
         "MaxPool",
         [to.operand(data)],
@@ -336,7 +341,7 @@ def _max_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: An
 
 
 def _avg_pool(to: Follower, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
-    data, kernel, stride, padding, ceil, counts_padding = (*args, *(None, None, [], 0, False, True)[len(args) :])  # type: ignore[misc]
+    data, kernel, stride, padding, ceil, counts_padding = filled(args, None, None, [], 0, False, True)
     to.add(
         "AveragePool",
         [to.operand(data)],

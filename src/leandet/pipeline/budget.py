@@ -23,12 +23,13 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import STRIDE, Spec
 from leandet.errors import UserError
+from leandet.export.stopwatch import Stopwatch
 from leandet.learn.loss import Criterion
 from leandet.nets.weights import TorchvisionWeights
 from leandet.pipeline.options import Architecture, default_epochs, input_size
 from leandet.pipeline.stages import Work, begin, describe, teach, with_metrics
 from leandet.search import Request, search
-from leandet.search.latency import Budget, Stopwatch
+from leandet.search.latency import Budget
 
 BACKBONES = (
     "mobilenet_v3_large",
@@ -133,7 +134,7 @@ def _measure(work: Work, names: list[str]) -> tuple[list[Surveyed], list[dict[st
         Detector(Spec(name, len(classes), input_size(training, side or 0), work.options.width)).eval()
         for name, side in places
     ]
-    rows = _stopwatch(work, detectors[0].spec, SURVEY_SECONDS)(*detectors)
+    rows = _stopwatch(work, detectors[0].spec, SURVEY_SECONDS)(*detectors).rows
     measured = [
         {
             "name": f"{name} at {row.size[1]}x{row.size[0]} px, untrained",
@@ -260,7 +261,7 @@ def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, A
         return known
     detector, _ = begin(work, architecture)
     outcome = teach(work, detector, epochs, folder)
-    row = _stopwatch(work, detector.spec, SURVEY_SECONDS)(detector)[0]
+    row = _stopwatch(work, detector.spec, SURVEY_SECONDS)(detector).rows[0]
     found = {
         "name": f"{architecture}, {outcome.epochs} epochs",
         "stage": "scout",

@@ -25,15 +25,15 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
+from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import Distillation, load_teacher
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.pipeline.goal import Goal, Uncut
-from leandet.pipeline.latency import Stopwatch
 from leandet.pipeline.options import default_epochs
-from leandet.pipeline.request import check_request
 from leandet.pipeline.scoring import CRITERIA, Pictures
 from leandet.pipeline.stages import judged, with_metrics
+from leandet.request import check_request
 from leandet.runtime import open_runtime
 
 REQUEST, SUFFIX, BEFORE = "prune.json", ".pruning", "before"
@@ -180,7 +180,7 @@ class _Job:
         for step in range(1, steps + 1):
             detector = self._step(uncut, detector, step)
         self.say("measuring both in ONNX Runtime")
-        times = self._stopwatch().compare([uncut, detector])
+        times = self._stopwatch()(uncut, detector)
         before, after = times.rows
         save_detector(detector, self._card(detector, self.points[-1]), out)
         return {
@@ -225,7 +225,9 @@ class _Job:
 
     def _timed(self, candidate: nn.Module) -> float:
         """A candidate's p50 in ms, told as it comes."""
-        milliseconds = self._stopwatch()(candidate)
+        if not isinstance(candidate, Detector):
+            raise TypeError(f"a detector was to be timed, not a {type(candidate).__name__}")
+        milliseconds = self._stopwatch()(candidate).rows[0].p50_ms
         self.say(f"a candidate takes {milliseconds:.2f} ms")
         return milliseconds
 

@@ -18,9 +18,9 @@ from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures
 from leandet.pipeline.plan import stages_of
-from leandet.pipeline.request import check_request
 from leandet.pipeline.stages import CHECKPOINTS, Stage, Train, Work, run_stage
 from leandet.report import CurvePoint, write_report
+from leandet.request import check_request
 
 REQUEST, RESULTS, REPORT, STAGE_NOTES = "build.json", "results.json", "report.html", "stages"
 

@@ -1,20 +1,16 @@
-"""How long candidates take: estimated by scaling measured layer times, and measured for those that matter."""
+"""How long candidates take, estimated by scaling measured layer times, and what they may take."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from leandet.card import Card
 from leandet.cost.profile import EngineName, example, profile
-from leandet.detector.detector import Detector
 from leandet.errors import UserError
-from leandet.export.export import WRITERS
-from leandet.export.graph import Deployed, folded
-from leandet.runtime.bench import BenchRow, bench
+from leandet.export.graph import Deployed
+from leandet.export.stopwatch import Stopwatch
+from leandet.runtime.bench import BenchRow
 from leandet.search.space import Candidate, Space
 
 PROFILE_SECONDS = 4.0
@@ -44,38 +40,6 @@ class Budget:
     def excess(self, ms: float, size: int) -> float:
         """By what share the worse of the two exceeds the budget; 0 or less where both are within."""
         return max(ms / self.ms, size / self.bytes if self.bytes else 0.0) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Stopwatch:
-    """Measures detectors as they will run: exported, photograph in, boxes out.
-
-    Attributes:
-        card: of the detectors' model.
-        images: photographs to detect in.
-        threads: of the engine; None for all usable cores.
-        seconds: measured time for each detector.
-        to: the target, a name of `leandet export --to`.
-    """
-
-    card: Card
-    images: tuple[Path, ...]
-    threads: int | None
-    seconds: float
-    to: str = "onnx"
-
-    def __call__(self, *detectors: Detector) -> list[BenchRow]:
-        """Figures of each detector, measured in turns.
-
-        Raises:
-            UserError: if the target's engine is not installed or does not take the network.
-        """
-        suffix, write = WRITERS[self.to]
-        with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
-            paths = [Path(scratch) / f"{number}{suffix}" for number in range(len(detectors))]
-            for path, detector in zip(paths, detectors, strict=True):
-                write(folded(detector), replace(self.card, spec=detector.spec), path)
-            return bench(paths, self.threads, self.images, seconds=self.seconds).rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +111,7 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
         seconds=PROFILE_SECONDS,
         inside="detector",
     )
-    row = stopwatch(space.detector)[0]
+    row = stopwatch(space.detector).rows[0]
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
     outside = row.preprocess_p50_ms + row.postprocess_p50_ms

@@ -20,13 +20,14 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import check_classes
 from leandet.export import SUFFIXES
+from leandet.export.stopwatch import Stopwatch
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.machine import describe_machine
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.search.judge import Judge, channel_worth
-from leandet.search.latency import Budget, Clock, Stopwatch, wind
+from leandet.search.latency import Budget, Clock, wind
 from leandet.search.space import Candidate, Levels, Space
 from leandet.search.strategies import STRATEGIES, Scene, Strategy
 from leandet.search.study import CLOCK, Trialled, Worker, front, judged, open_study
@@ -194,11 +195,11 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
             scene = Scene(space, clock, budget)
             candidate = space.fit(space.even(), scene.over, grow=True)
             say("measuring uniform pruning")
-            measured = stopwatch(space.cut(candidate))[0]
+            measured = stopwatch(space.cut(candidate)).rows[0]
             clock = clock.corrected(space, candidate, measured)
     fastest = space.narrowest()
     if Scene(space, clock, budget).over(fastest):
-        measured = stopwatch(space.cut(fastest))[0]
+        measured = stopwatch(space.cut(fastest)).rows[0]
         if budget.excess(measured.p50_ms, measured.bytes) > 0:
             raise UserError(
                 f"the budget cannot be met with this detector: its narrowest structure, "
@@ -232,7 +233,7 @@ def _settle(
         detector = judge.calibrated(candidate)
         settled = replace(trial, candidate=candidate)
         finalists.append(_Settled(settled, detector, judge.ap(detector)))
-    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists))
+    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists)).rows
     met = [
         (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
     ]
@@ -257,7 +258,7 @@ def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candida
         if candidate in tried:
             break
         tried.append(candidate)
-        row = stopwatch(scene.space.cut(candidate))[0]
+        row = stopwatch(scene.space.cut(candidate)).rows[0]
         if best_ms < row.p50_ms and replace(budget, ms=SAFE * budget.ms).excess(row.p50_ms, row.bytes) <= 0:
             best, best_ms = candidate, row.p50_ms
         if best_ms >= CLOSE * budget.ms:

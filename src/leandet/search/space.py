@@ -15,7 +15,7 @@ from leandet.compress.allocate import Costs as PaperCosts
 from leandet.compress.channels import analyse
 from leandet.compress.criteria import Criterion
 from leandet.compress.cut import cut, plan
-from leandet.compress.resize import shapes
+from leandet.compress.resize import own_shapes, shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import STRIDE
 from leandet.errors import UserError
@@ -77,6 +77,8 @@ class Space:
         self.structure = analyse(detector, self._example)
         self.choices = self._changeable(criterion)
         self._strength = strengths(self.structure, self.choices)
+        every = own_shapes(detector)
+        self._weights = {name: every[name] for name in self.structure.recording.work}
         self._costs = PaperCosts(detector, self.structure)
         self.whole = Candidate({c.group.name: c.group.steps for c in self.choices}, self.sizes[0])
         self.whole_work = self.work(self.whole)
@@ -150,7 +152,7 @@ class Space:
 
     def work(self, candidate: Candidate) -> dict[str, float]:
         """Multiply-adds by the name of the weight, at the candidate's widths and the detector's own input size."""
-        wanted = shapes(self.detector, self.structure, candidate.kept)
+        wanted = shapes(self._weights, self.structure, candidate.kept)
         positions = self.structure.recording.work
         return {name: float(count * math.prod(wanted[name])) for name, count in positions.items()}
 

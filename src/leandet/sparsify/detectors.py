@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +26,7 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.metrics import Scores
 from leandet.quantize.quantize import calibration_images
+from leandet.request import check_request
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import BenchReport, bench
 from leandet.sparsify.masking import Plan, apply, rewind, share_of_zeros
@@ -345,16 +345,5 @@ def _check_folder(folder: Path, work: _Work, bits: int | None, early: Path | Non
         "early": None if early is None else str(early),
         **asdict(work.tuning),
     }
-    path = folder / REQUEST
-    if not path.is_file():
-        write_json(path, wanted)
-        return
-    if not resume:
-        raise UserError(f"{folder} already holds a training: add --resume to go on with it, or choose another --out.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {folder} and begin again.") from error
-    if found != wanted:
-        name = next((k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]), "its version")
-        raise UserError(f"{folder} was begun with another {name}: repeat its options, or choose another --out.")
+    check_request(folder / REQUEST, wanted, "training", resume=resume, made=True)
+    write_json(folder / REQUEST, wanted)
