@@ -56,7 +56,7 @@ def test_the_page_stands_alone(tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert "<svg" in page
-    assert "features.1" in page
+    assert "mobilenet_v1_025" in page
 
 
 @pytest.fixture(scope="module")

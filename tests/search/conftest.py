@@ -33,3 +33,8 @@ def space() -> Space:
 @pytest.fixture(scope="session")
 def scene(space) -> Scene:
     return make_scene(space)
+
+
+@pytest.fixture(scope="session")
+def many_groups() -> Scene:
+    return make_scene(make_space("shufflenet_v2_x0_5"))
