@@ -19,7 +19,7 @@ import numpy as np
 from leandet.data.image import decode_image
 from leandet.machine import busy_cores, describe_machine
 from leandet.runtime import open_runtime
-from leandet.runtime.bench import photograph_like
+from leandet.runtime.photograph import photograph_like
 
 GOAL = 0.25  # share of the time that may be spent outside the network
 

@@ -50,7 +50,7 @@ from leandet.metrics import suppress
 from leandet.preprocess import Image, Placement, Size, letterbox
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
-from leandet.runtime.bench import photograph_like
+from leandet.runtime.photograph import photograph_like
 
 SCORE = 0.25  # threshold of the others; leandet's answers are not thresholded, its hundred best come out
 IOU = 0.6

@@ -8,8 +8,9 @@ from leandet.errors import UserError
 from leandet.machine import busy_cores, describe_machine
 from leandet.preprocess import Size
 from leandet.runtime import bench as bench_module
-from leandet.runtime.bench import bench, photograph_like
+from leandet.runtime.bench import bench
 from leandet.runtime.fresh import measure_fresh
+from leandet.runtime.photograph import photograph_like
 
 KEYS = {
     *("model", "runtime", "precision", "threads", "batch", "size", "p50_ms", "p90_ms", "p99_ms", "images_per_s"),

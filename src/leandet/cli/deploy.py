@@ -173,7 +173,7 @@ def _invented(size: Size) -> npt.NDArray[np.uint8]:
     """Pictures with structure, and noise: uint8 (4, 3, H, W)."""
     import numpy as np
 
-    from leandet.runtime.bench import photograph_like
+    from leandet.runtime.photograph import photograph_like
 
     drawn = photograph_like(size.height, size.width).transpose(2, 0, 1)
     noise = np.random.default_rng(0).integers(0, 256, (2, *drawn.shape), np.uint8)

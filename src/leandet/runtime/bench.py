@@ -16,6 +16,7 @@ from leandet.machine import busy_cores, describe_machine
 from leandet.preprocess import Image
 from leandet.runtime import model_bytes, open_runtime
 from leandet.runtime.fresh import measure_fresh
+from leandet.runtime.photograph import photograph_like
 from leandet.runtime.runtime import Runtime
 
 ROUNDS = 10  # each model's time is spread over this many turns, so that a slow minute strikes all models alike
@@ -250,18 +251,6 @@ def _in_batches(decoded: Sequence[Image], batch: int) -> list[list[Image]]:
     """The photographs in batches; every photograph appears as often as any other."""
     endless = cycle(decoded)
     return [list(islice(endless, batch)) for _ in range(len(decoded))]
-
-
-def photograph_like(height: int = 480, width: int = 640) -> Image:
-    """A seeded picture with structure at every scale, as photographs have: uint8 (height, width, 3) RGB."""
-    random = np.random.default_rng(0)
-    picture = np.zeros((height, width, 3), np.float32)
-    cells = 2
-    while cells < min(height, width):
-        noise = random.standard_normal((cells, cells, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR) / cells**0.5
-        cells *= 2
-    return np.clip(picture * 50 + 114, 0, 255).astype(np.uint8)
 
 
 def _disturbances() -> list[str]:

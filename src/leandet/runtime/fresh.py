@@ -11,6 +11,7 @@ from pathlib import Path
 
 from leandet.errors import UserError
 from leandet.runtime import open_runtime
+from leandet.runtime.photograph import photograph_like
 
 SECONDS_ALLOWED = 300
 CALLS = 3  # engines may allocate until the second call
@@ -53,8 +54,6 @@ def measure_fresh(path: Path, threads: int) -> Fresh:
 
 def _here(path: Path, threads: int) -> Fresh:
     """What `measure_fresh` asks of the new process."""
-    from leandet.runtime.bench import photograph_like
-
     picture = photograph_like()
     start = time.perf_counter()
     runtime = open_runtime(path, threads)
