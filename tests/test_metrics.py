@@ -11,10 +11,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import batched_nms, box_iou
 
+from leandet.card import DEFAULT_THRESHOLD
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
-from leandet.metrics import duplicates_per_100, overlaps, score, suppress
+from leandet.metrics import duplicates_per_100, judge, operating_point, overlaps, score, suppress
 from leandet.preprocess import Size
 
 CLASSES = ("a", "b", "c")
@@ -198,8 +199,12 @@ def found_of(*answers: tuple[tuple[int, ...], int, float]) -> Detections:
     return Detections(boxes, scores, np.array([label for _, label, _ in answers], np.int64))
 
 
+def duplicates(sample, found):
+    return duplicates_per_100([sample], [found], [judge(sample, found)])
+
+
 @pytest.mark.parametrize(
-    ("answers", "duplicates"),
+    ("answers", "wanted"),
     [
         ([], 0),
         ([(BOX, 0, 0.9)], 0),
@@ -213,19 +218,44 @@ def found_of(*answers: tuple[tuple[int, ...], int, float]) -> Detections:
         ([(BOX, 0, 0.9), ((10, 10, 50, 28), 0, 0.8)], 0),  # IoU 0.45
     ],
 )
-def test_duplicates_are_second_answers_for_one_object(answers, duplicates):
+def test_duplicates_are_second_answers_for_one_object(answers, wanted):
     sample = sample_of((BOX, 0, False), (OTHER, 1, False))
-    assert duplicates_per_100([sample], [found_of(*answers)]) == pytest.approx(100 * duplicates / 2)
+    assert duplicates(sample, found_of(*answers)) == pytest.approx(100 * wanted / 2)
 
 
 def test_two_objects_in_one_place_may_be_found_twice():
     sample = sample_of((BOX, 0, False), ((12, 10, 52, 50), 0, False))
     answers = [(BOX, 0, 0.9), (BOX, 0, 0.8)]
-    assert duplicates_per_100([sample], [found_of(*answers)]) == 0
-    assert duplicates_per_100([sample], [found_of(*answers, (BOX, 0, 0.7))]) == 50
+    assert duplicates(sample, found_of(*answers)) == 0
+    assert duplicates(sample, found_of(*answers, (BOX, 0, 0.7))) == 50
 
 
 def test_a_crowd_has_no_duplicates_and_is_no_object():
     sample = sample_of((BOX, 0, True), (OTHER, 1, False))
     found = found_of((BOX, 0, 0.9), (BOX, 0, 0.8), (BOX, 0, 0.7), (OTHER, 1, 0.6))
-    assert duplicates_per_100([sample], [found]) == 0
+    assert duplicates(sample, found) == 0
+
+
+def points(sample, *answers):
+    found = found_of(*answers)
+    return operating_point([sample], [found], [judge(sample, found)])
+
+
+def test_the_threshold_is_where_f1_is_highest():
+    sample = sample_of((BOX, 0, False), (OTHER, 1, False))
+    both = [(BOX, 0, 0.9), (OTHER, 1, 0.6)]
+    assert points(sample, *both) == pytest.approx((0.3, 1, 1))  # midway to nothing
+    assert points(sample, *both, (FAR, 0, 0.4)) == pytest.approx((0.5, 1, 1))  # the wrong one stays below
+    assert points(sample, (BOX, 0, 0.9), (BOX, 0, 0.8), (FAR, 0, 0.7)) == pytest.approx((0.85, 1, 0.5))
+    assert points(sample, (BOX, 0, 0.9), (FAR, 0, 0.8), (OTHER, 1, 0.7)) == pytest.approx((0.35, 2 / 3, 1))
+
+
+def test_the_threshold_of_nothing_is_the_default():
+    sample = sample_of((BOX, 0, False))
+    assert points(sample) == (DEFAULT_THRESHOLD, 0, 0)
+    assert points(sample, (FAR, 0, 0.9)) == (DEFAULT_THRESHOLD, 0, 0)
+
+
+def test_what_lies_on_a_crowd_is_neither_right_nor_wrong():
+    sample = sample_of((BOX, 0, True), (OTHER, 1, False))
+    assert points(sample, (BOX, 0, 0.9), (OTHER, 1, 0.6)) == pytest.approx((0.3, 1, 1))

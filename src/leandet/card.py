@@ -13,6 +13,7 @@ CARD_KEY = "leandet"  # the metadata key that holds the card, in every file form
 CARD_VERSION = 1
 MAX_CARD_BYTES = 1 << 20
 MAX_CLASSES = 10_000
+DEFAULT_THRESHOLD = 0.3  # score from which on a detection is shown where the model does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Card:
     spec: Spec
     metrics: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def threshold(self) -> float:
+        """The score in [0, 1] from which on to show detections: where F1 is best on the validation images."""
+        return self.metrics.get("threshold", DEFAULT_THRESHOLD)
 
     def dump(self) -> str:
         """One line of JSON."""

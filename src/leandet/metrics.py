@@ -6,11 +6,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from leandet.card import DEFAULT_THRESHOLD
 from leandet.data.sample import Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
@@ -19,7 +21,7 @@ COUNTED = 100  # detections an image in COCO's metric
 MIN_SCORE = 1e-3  # COCO's metric wants every detection that could matter, and below this none does
 NMS_IOU = 0.6  # of the class-wise NMS that the figures are compared with
 DUPLICATE_SCORE = 0.3
-DUPLICATE_IOU = 0.5
+FOUND_IOU = 0.5  # from which a detection has found an object, or is a copy of the one that did
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Scores:
         ap_with_nms: AP after a class-wise NMS at IoU 0.6: what suppressing neighbours would gain.
         duplicates_per_100: detections scored over 0.3 that overlap (IoU over 0.5) an object already found, for each
             100 objects.
+        threshold: the score from which on detections are best, by F1 (IoU over 0.5, all classes together).
+        precision, recall: there.
         per_class: AP of each class.
         images: number of images measured.
     """
@@ -44,6 +48,9 @@ class Scores:
     ap_large: float
     ap_with_nms: float
     duplicates_per_100: float
+    threshold: float
+    precision: float
+    recall: float
     per_class: dict[str, float]
     images: int
 
@@ -72,6 +79,8 @@ def score(
     plain = _coco(samples, detections, classes, most)
     with_nms = _coco(samples, [suppress(d) for d in detections], classes, most)
     precision = plain.eval["precision"]  # (IoU, recall, class, area, detections)
+    verdicts = [judge(sample, found) for sample, found in zip(samples, detections, strict=True)]
+    best = operating_point(samples, detections, verdicts)
     return Scores(
         ap=float(plain.stats[0]),
         ap50=float(plain.stats[1]),
@@ -80,7 +89,10 @@ def score(
         ap_medium=float(plain.stats[4]),
         ap_large=float(plain.stats[5]),
         ap_with_nms=float(with_nms.stats[0]),
-        duplicates_per_100=duplicates_per_100(samples, detections),
+        duplicates_per_100=duplicates_per_100(samples, detections, verdicts),
+        threshold=best.threshold,
+        precision=best.precision,
+        recall=best.recall,
         per_class={name: _mean(precision[:, :, index, 0, -1]) for index, name in enumerate(classes)},
         images=len(samples),
     )
@@ -155,19 +167,71 @@ def overlaps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any
     return np.asarray(inter / np.maximum(union, 1e-9))
 
 
-def duplicates_per_100(samples: Sequence[Sample], detections: Sequence[Detections]) -> float:
+class Verdict(IntEnum):
+    """What a detection is, at IoU over 0.5."""
+
+    FALSE = 0
+    HIT = 1
+    COPY = 2  # of an object that a better one has found
+    IGNORED = 3  # lies on a crowd
+
+
+Verdicts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def judge(sample: Sample, detections: Detections) -> Verdicts:
+    """A verdict (N,) on each detection; the better ones choose first, so it does not depend on those below."""
+    iou = overlaps(detections.boxes, sample.boxes)
+    iou[detections.labels[:, None] != sample.labels[None]] = 0
+    taken = np.zeros(len(sample.boxes), bool)
+    verdicts = np.full(len(detections), Verdict.FALSE, np.int64)
+    for place, row in enumerate(iou):
+        free = np.where(taken | sample.crowd, 0, row)
+        if free.size and free.max() > FOUND_IOU:
+            taken[int(free.argmax())] = True
+            verdicts[place] = Verdict.HIT
+        elif row.size and row.max() > FOUND_IOU:
+            verdicts[place] = Verdict.IGNORED if sample.crowd[int(row.argmax())] else Verdict.COPY
+    return verdicts
+
+
+def duplicates_per_100(
+    samples: Sequence[Sample], detections: Sequence[Detections], verdicts: Sequence[Verdicts]
+) -> float:
     """For each 100 objects, detections scored over 0.3 that lie on one already found (same class, IoU over 0.5)."""
-    duplicates = objects = 0
-    for sample, found in zip(samples, detections, strict=True):
-        objects += int((~sample.crowd).sum())
-        sure = found[found.scores > DUPLICATE_SCORE]
-        iou = overlaps(sure.boxes, sample.boxes)
-        iou[sure.labels[:, None] != sample.labels[None]] = 0
-        taken = np.zeros(len(sample.boxes), bool)
-        for row in iou:  # best score first, as the metric matches
-            free = np.where(taken, 0, row)
-            if free.size and free.max() > DUPLICATE_IOU:
-                taken[int(free.argmax())] = True
-            elif row.size and row.max() > DUPLICATE_IOU and not sample.crowd[int(row.argmax())]:
-                duplicates += 1
-    return 100 * duplicates / max(objects, 1)
+    objects = sum(int((~sample.crowd).sum()) for sample in samples)
+    copies = sum(
+        int(((found.scores > DUPLICATE_SCORE) & (verdict == Verdict.COPY)).sum())
+        for found, verdict in zip(detections, verdicts, strict=True)
+    )
+    return 100 * copies / max(objects, 1)
+
+
+class OperatingPoint(NamedTuple):
+    """A score to cut at, and the share of detections above it that are right, and of objects that are found."""
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+def operating_point(
+    samples: Sequence[Sample], detections: Sequence[Detections], verdicts: Sequence[Verdicts]
+) -> OperatingPoint:
+    """The score with the highest F1: what a person who has to cut somewhere should begin with.
+
+    It lies midway between the last detection that counts and the next; (0.3, 0, 0) where nothing is found.
+    """
+    objects = sum(int((~sample.crowd).sum()) for sample in samples)
+    scores = np.concatenate([np.zeros(0), *(found.scores for found in detections)])
+    verdict = np.concatenate([np.zeros(0, np.int64), *verdicts])
+    counted = verdict != Verdict.IGNORED
+    order = np.argsort(-scores[counted], kind="stable")
+    scores, hits = scores[counted][order], np.cumsum(verdict[counted][order] == Verdict.HIT)
+    if not hits.size or not hits[-1]:
+        return OperatingPoint(DEFAULT_THRESHOLD, 0.0, 0.0)
+    seen = np.arange(1, len(hits) + 1)
+    best = int(np.argmax(2 * hits / (seen + objects)))
+    below = scores[best + 1] if best + 1 < len(scores) else 0.0
+    middle = (float(scores[best]) + float(below)) / 2
+    return OperatingPoint(middle, float(hits[best] / seen[best]), float(hits[best] / objects))

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -57,7 +58,16 @@ def test_detect_prints_one_json_object(model, photo, tmp_path):
 def test_detect_says_what_it_did(model, photo, tmp_path):
     result = _run("detect", model, photo, "--save", tmp_path / "out", "--threshold", 0)
     assert result.exit_code == 0, result.output
-    assert "2 objects in 1 images" in result.stdout
+    assert "2 objects scored over 0.00 in 1 images" in result.stdout
+
+
+def test_detect_cuts_where_the_model_says(photo, tmp_path):
+    size = Size(64, 96)
+    for threshold, objects in ((0.05, 2), (0.5, 1), (0.95, 0)):
+        card = replace(red.red_card(size), metrics={"threshold": threshold})
+        model = red.write_onnx(tmp_path / "own.onnx", red.red_graph(size), card.dump())
+        result = _run("detect", model, photo, "--save", tmp_path / "out", "--json")
+        assert (json.loads(result.stdout)["detections"], json.loads(result.stdout)["threshold"]) == (objects, threshold)
 
 
 def test_detect_refuses_a_bad_threshold_and_a_missing_model(model, photo, tmp_path):

@@ -88,6 +88,8 @@ def test_the_figures_are_those_of_the_files(built, options):
         assert row["ap"] == pytest.approx(scores.ap, abs=1e-6)
         assert row["images"] == len(dataset.splits["val"])
     assert card.metrics["ap"] == results["stages"][0]["ap"]
+    assert 0 < card.metrics["threshold"] < 1
+    assert card.threshold == card.metrics["threshold"]
     assert card.provenance["epochs"] == "1"
     assert card.provenance["backbone_weights"] == "none"
 

@@ -136,7 +136,7 @@ def row(p50: float) -> BenchRow:
 
 
 def judged(lost: float, before: float, after: float, warnings: list[str]) -> _Judged:
-    scores = Scores(0.5, 0.8, 0.5, -1, 0.5, 0.5, 0.5, 0.0, {}, 10)
+    scores = Scores(0.5, 0.8, 0.5, -1, 0.5, 0.5, 0.5, 0.0, 0.3, 0.5, 0.5, {}, 10)
     return _Judged(
         "test", scores, replace(scores, ap=0.5 - lost), BenchReport({}, [row(before), row(after)], "", warnings)
     )

@@ -235,4 +235,7 @@ def _print_scores(figures: dict[str, Any]) -> None:
     for name, ap in figures["per_class"].items():
         table.add_row(f"  AP of {name}", "-" if ap < 0 else f"{100 * ap:.1f} %")
     table.add_row("duplicates in 100 objects", f"{figures['duplicates_per_100']:.1f}")
+    at = f"at score {figures['threshold']:.2f}, where F1 is highest"
+    table.add_row(f"precision {at}", f"{100 * figures['precision']:.1f} %")
+    table.add_row(f"recall {at}", f"{100 * figures['recall']:.1f} %")
     Console().print(table)

@@ -24,7 +24,12 @@ def detect_command(
     save: Annotated[Path, typer.Option(help="Folder for the drawn pictures and detections.json.")] = Path(
         "runs/detect"
     ),
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Drop scores under this, 0 to 1.")] = 0.3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Drop scores under this, 0 to 1; the best on the validation images if left out."
+        ),
+    ] = None,
     track: Annotated[bool, typer.Option("--track", help="Follow objects through a video (ByteTrack).")] = False,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of a video.")] = None,
     threads: Threads = None,
@@ -49,13 +54,15 @@ def detect_command(
     images = find_images(sources)
     runtime = open_runtime(model, threads)
     cv2.setNumThreads(runtime.threads)
+    threshold = runtime.card.threshold if threshold is None else threshold
     summary = detect(runtime, runtime.card.classes, images, save, threshold, console=Console(stderr=True))
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
         return
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(
-        f"{summary.detections} objects in {summary.images} images{skipped}, {summary.seconds:.1f} s; "
+        f"{summary.detections} objects scored over {summary.threshold:.2f} in {summary.images} images{skipped}, "
+        f"{summary.seconds:.1f} s; "
         f"pictures and detections.json are in {save}"
     )
 
@@ -64,7 +71,7 @@ def _detect_video(
     model: Path,
     source: str,
     save: Path,
-    threshold: float,
+    threshold: float | None,
     track: bool,
     frames: int | None,
     threads: int | None,
@@ -78,13 +85,15 @@ def _detect_video(
 
     runtime = open_runtime(model, threads)
     cv2.setNumThreads(runtime.threads)
+    threshold = runtime.card.threshold if threshold is None else threshold
     summary = detect_video(runtime, runtime.card.classes, source, save, threshold, track=track, most=frames)
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
         return
     followed = "" if summary.tracks is None else f" on {summary.tracks} tracks"
     typer.echo(
-        f"{summary.detections} objects{followed} in {summary.frames} frames, {summary.dropped} dropped, "
+        f"{summary.detections} objects scored over {summary.threshold:.2f}{followed} in {summary.frames} frames, "
+        f"{summary.dropped} dropped, "
         f"{summary.seconds:.1f} s; the drawn video is {summary.video}, the figures are {summary.results}"
     )
 

@@ -10,18 +10,17 @@ from leandet.report import Picture
 from leandet.runtime import open_runtime
 
 COUNT = 12
-THRESHOLD = 0.3
 
 
 def pictures(work: Work, model: str) -> list[Picture]:
-    """Evenly spaced samples of the judged split beside the detections of the file `model`, scored over 0.3."""
+    """Evenly spaced samples of the judged split beside the detections of the file `model`, over its own threshold."""
     runtime = open_runtime(work.path(model), work.options.threads)
     _, samples = work.judged
     classes = work.dataset.classes
     result = []
     for sample in evenly(samples, COUNT):
         image = load_image(sample.image)
-        found = runtime(image).above(THRESHOLD)
+        found = runtime(image).above(runtime.card.threshold)
         result.append(
             Picture(
                 sample.image.name,

@@ -32,7 +32,7 @@ from leandet.learn.train import train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
-from leandet.pipeline.stages import judged, with_metrics
+from leandet.pipeline.stages import judged, with_metrics, with_threshold
 from leandet.request import check_request
 from leandet.runtime import open_runtime
 
@@ -182,7 +182,9 @@ class _Job:
         self.say("measuring both in ONNX Runtime")
         times = self._stopwatch()(uncut, detector)
         before, after = times.rows
-        save_detector(detector, self._card(detector, self.points[-1]), out)
+        card = self._card(detector, self.points[-1])
+        save_detector(detector, card, out)
+        save_detector(detector, with_threshold(card, out, self.dataset, self.pruning.threads), out)
         return {
             "path": str(out),
             "before": self.points[0],

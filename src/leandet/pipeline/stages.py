@@ -150,6 +150,7 @@ class Train:
         card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
         path = work.path(MODEL)
         save_detector(detector, card, path)
+        card = with_threshold(card, path, dataset, options.threads)
         described = describe(work, path, detector)
         save_detector(detector, with_metrics(card, described), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
@@ -213,6 +214,12 @@ def load_backbone(detector: Detector, weights: str) -> str:
         raise UserError(f"--weights must be imagenet, none or a safetensors file; there is no file {weights}.")
     load_weights(detector.backbone, path)
     return path.name
+
+
+def with_threshold(card: Card, path: Path, dataset: Dataset, threads: int | None) -> Card:
+    """The card with the score that is best on the validation images, which judge no figure where there is a test."""
+    scores, _ = evaluate(open_runtime(path, threads), dataset.splits["val"], dataset.classes)
+    return replace(card, metrics={**card.metrics, "threshold": round(scores.threshold, 4)})
 
 
 def with_metrics(card: Card, described: dict[str, Any]) -> Card:

@@ -288,7 +288,7 @@ def _finish(
     if epochs:
         provenance["search_epochs"] = str(epochs)
     path = request.out / MODEL
-    save_detector(made, Card(card.classes, made.spec, {"val_ap": ap}, provenance), path)
+    save_detector(made, Card(card.classes, made.spec, {"val_ap": ap, "threshold": card.threshold}, provenance), path)
     results = _results(request, space, path, ap, outcome)
     write_json(request.out / FRONT, results)
     write_text(request.out / CHART, _chart(request, outcome))
