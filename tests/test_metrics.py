@@ -259,3 +259,9 @@ def test_the_threshold_of_nothing_is_the_default():
 def test_what_lies_on_a_crowd_is_neither_right_nor_wrong():
     sample = sample_of((BOX, 0, True), (OTHER, 1, False))
     assert points(sample, (BOX, 0, 0.9), (OTHER, 1, 0.6)) == pytest.approx((0.3, 1, 1))
+
+
+def test_what_lies_in_a_large_crowd_is_ignored_too():
+    sample = sample_of(((0, 0, 200, 200), 0, True), (OTHER, 1, False))
+    inside = [((20 + 15 * i, 20, 34 + 15 * i, 50), 0, 0.9 - i / 100) for i in range(5)]
+    assert points(sample, *inside, (OTHER, 1, 0.5)) == pytest.approx((0.25, 1, 1))

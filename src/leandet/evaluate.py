@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from leandet.data.image import load_image
-from leandet.data.sample import Sample
+from leandet.data.sample import Dataset, Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
 from leandet.metrics import MIN_SCORE, Scores, score
+from leandet.runtime import open_runtime
 from leandet.runtime.runtime import Runtime
 
 
@@ -23,6 +25,18 @@ def check_classes(runtime: Runtime, classes: Sequence[str], where: str) -> None:
         strange = sorted(set(classes) ^ set(own))
         detail = f"they differ in {strange[0]!r}" if strange else "they are in another order"
         raise UserError(f"the model's {len(own)} classes are not those of {where} ({len(classes)}): {detail}.")
+
+
+def best_threshold(path: Path, dataset: Dataset, threads: int | None) -> float:
+    """The score at which a model file's F1 is highest on the validation images, for its card.
+
+    Where there is a test split, they judge no figure.
+
+    Raises:
+        UserError: if the file cannot be opened, an image cannot be read or nothing is labelled.
+    """
+    scores, _ = evaluate(open_runtime(path, threads), dataset.splits["val"], dataset.classes)
+    return round(scores.threshold, 4)
 
 
 def evaluate(runtime: Runtime, samples: Sequence[Sample], classes: Sequence[str]) -> tuple[Scores, list[Detections]]:

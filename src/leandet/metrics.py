@@ -158,6 +158,13 @@ def suppress(detections: Detections, iou: float = NMS_IOU) -> Detections:
     return detections[np.sort(np.asarray(kept, np.int64).reshape(-1))]
 
 
+def lying_on(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Share of each box (K, 4) that lies within each box (N, 4), xyxy -> (K, N)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    inter = np.clip(np.minimum(a[:, None, 2:], b[None, :, 2:]) - low, 0, None).prod(-1)
+    return np.asarray(inter / np.maximum((a[:, 2:] - a[:, :2]).prod(-1)[:, None], 1e-9))
+
+
 def overlaps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """IoU of boxes (K, 4) with boxes (N, 4), xyxy -> (K, N)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
@@ -180,8 +187,12 @@ Verdicts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def judge(sample: Sample, detections: Detections) -> Verdicts:
-    """A verdict (N,) on each detection; the better ones choose first, so it does not depend on those below."""
+    """A verdict (N,) on each detection; the better ones choose first, so it does not depend on those below.
+
+    Of a crowd, which may be much larger than any object in it, a detection need only lie on it by half, as in COCO.
+    """
     iou = overlaps(detections.boxes, sample.boxes)
+    iou[:, sample.crowd] = lying_on(detections.boxes, sample.boxes[sample.crowd])
     iou[detections.labels[:, None] != sample.labels[None]] = 0
     taken = np.zeros(len(sample.boxes), bool)
     verdicts = np.full(len(detections), Verdict.FALSE, np.int64)

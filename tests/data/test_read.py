@@ -53,6 +53,17 @@ def test_a_single_image_trains_without_val(root: Path, flat_voc: Callable[..., P
     assert {name: len(samples) for name, samples in data.splits.items()} == {"train": 1, "val": 0}
 
 
+def test_a_test_split_without_boxes_does_not_judge(root: Path, flat_voc: Callable[..., Path]) -> None:
+    for split in ("train", "val"):
+        flat_voc(split, [CAT], folder=split)
+    flat_voc("c", [], folder="test")
+    data, report = read(root)
+    assert data.judging == "val"
+    assert [p.message for p in report.problems.kept] == [
+        "no image of split 'test' has a box: figures are measured on 'val'."
+    ]
+
+
 @pytest.mark.parametrize("only", ["val", "test"])
 def test_one_pool_of_any_name_is_divided_or_kept(root: Path, flat_voc: Callable[..., Path], only: str) -> None:
     for k in range(5):

@@ -116,9 +116,20 @@ def test_polygon_background_and_orphan(root: Path) -> None:
     np.testing.assert_allclose(sample.boxes, [[16, 12, 48, 36]])
 
 
+def test_a_pose_has_its_box_first(root: Path) -> None:
+    picture(root, "images", "labels", "a", "0 0.5 0.5 0.25 0.5 0.45 0.45 0.55 0.55\n")
+    picture(root, "images", "labels", "b", ROW)
+    write(root / "data.yaml", "names: [cat]\nkpt_shape: [2, 2]\n")
+    data, report = read(root)
+    assert not report.problems.kept
+    (sample,) = (s for v in data.splits.values() for s in v if s.image.stem == "a")
+    np.testing.assert_allclose(sample.boxes, [[24, 12, 40, 36]])
+
+
 @pytest.mark.parametrize(
     ("yaml", "says"),
     [
+        ("names: [cat]\nkpt_shape: 17\n", "kpt_shape must be two whole numbers"),
         ("names: [cat]\nnc: 2\n", "nc is 2 but 1"),
         ("names: {0: cat, 2: dog}\n", "0 to 1 without a gap"),
         ("names: {a: cat}\n", "class number"),

@@ -1,13 +1,17 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from leandet.data.loader import Draw, EpochSampler, TrainingSet, training_loader
 from leandet.data.read import read
@@ -38,13 +42,27 @@ def recipe(epochs: int, **changes: object) -> Recipe:
     return Recipe(epochs=epochs, **(settings | changes))
 
 
-def run(data: Path, out: Path, epochs: int, resume: bool = False, **changes: object) -> tuple[Detector, Outcome]:
+def run(
+    data: Path,
+    out: Path,
+    epochs: int,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **changes: object,
+) -> tuple[Detector, Outcome]:
     dataset, _ = read(data)
     torch.manual_seed(0)
     detector = Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
     splits = dataset.splits
     outcome = train(
-        detector, splits["train"], splits["val"], dataset.classes, recipe(epochs, **changes), out, resume=resume
+        detector,
+        splits["train"],
+        splits["val"],
+        dataset.classes,
+        recipe(epochs, **changes),
+        out,
+        resume=resume,
+        callbacks=callbacks,
     )
     return detector, outcome
 
@@ -175,6 +193,34 @@ def test_no_training_images(data, tmp_path):
     detector = Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
     with pytest.raises(UserError, match="training split is empty"):
         train(detector, (), dataset.splits["val"], dataset.classes, recipe(1), tmp_path)
+
+
+def test_no_object_to_validate_on(data, tmp_path):
+    dataset, _ = read(data)
+    empty = tuple(replace(s, boxes=s.boxes[:0], labels=s.labels[:0], crowd=s.crowd[:0]) for s in dataset.splits["val"])
+    detector = Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
+    with pytest.raises(UserError, match="no image of the validation split has a box"):
+        train(detector, dataset.splits["train"], empty, dataset.classes, recipe(1), tmp_path)
+
+
+def test_fewer_epochs_than_are_done_are_refused(data, straight, tmp_path):
+    shutil.copytree(straight[2], tmp_path / "out")
+    with pytest.raises(UserError, match="more than the 1 asked for"):
+        run(data, tmp_path / "out", 1, resume=True)
+
+
+class Interrupts(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_an_interrupt_and_another_one_is_heard(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, 3, callbacks=[Interrupts()])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

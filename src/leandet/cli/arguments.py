@@ -12,7 +12,7 @@ Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed makes the same choice.")]
 
 Teacher = Annotated[
     Path | None, typer.Option(help="A .safetensors detector of the same classes to learn from beside the labels.")

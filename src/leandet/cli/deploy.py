@@ -164,7 +164,7 @@ def _letterboxed(dataset: Dataset, size: Size) -> npt.NDArray[np.uint8]:
     from leandet.data.image import load_image
     from leandet.preprocess import letterbox
 
-    samples = dataset.splits.get("test") or dataset.splits["val"]
+    samples = dataset.splits[dataset.judging]
     pictures = [letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1) for sample in samples[:PARITY_IMAGES]]
     return np.ascontiguousarray(np.stack(pictures))
 

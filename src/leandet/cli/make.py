@@ -202,7 +202,7 @@ def eval_command(
 
     runtime = open_runtime(model, threads)
     dataset, _ = read(data, make_splits=split is None)
-    name = split or ("test" if dataset.splits.get("test") else "val")
+    name = split or dataset.judging
     if not (samples := dataset.splits.get(name)):
         raise UserError(f"{data} has no {name} split: it has {', '.join(k for k, v in dataset.splits.items() if v)}.")
     check_classes(runtime, dataset.classes, str(data))

@@ -87,7 +87,7 @@ def prune_command(
         seed=seed,
         threads=threads,
     )
-    dataset, _ = read(data, seed=seed)
+    dataset, _ = read(data)
     path = out or model.with_name(f"{model.stem}-pruned.safetensors")
     result = prune_detector(model, dataset, path, pruning, resume=resume, tell=tell)
     if as_json:

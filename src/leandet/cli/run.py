@@ -160,7 +160,7 @@ def _accuracies(models: list[Path], data: Path, threads: int | None) -> list[flo
     from leandet.runtime import open_runtime
 
     dataset, _ = read(data)
-    samples = dataset.splits.get("test") or dataset.splits["val"]
+    samples = dataset.splits[dataset.judging]
     found = []
     for model in models:
         runtime = open_runtime(model, threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,15 @@ class Example(NamedTuple):
     labels: Tensor
 
 
+class Scaled(v2.ScaleJitter):  # type: ignore[misc]
+    """A picture at a random size, of a pixel or more each way: a long, thin one keeps its short side."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The size as height and width in pixels."""
+        height, width = super().make_params(flat_inputs)["size"]
+        return {"size": (max(1, height), max(1, width))}
+
+
 class Augment:
     """Flip, scale, translate and colour; and mosaics of four pictures.
 
@@ -50,14 +59,14 @@ class Augment:
         self.view = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
-                v2.ScaleJitter(fit, scale_range=scale),
+                Scaled(fit, scale_range=scale),
                 v2.RandomCrop(fit, pad_if_needed=True, fill=PAD_VALUE),
             ]
         )
         self.tile_view = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
-                v2.ScaleJitter(fit, scale_range=(mosaic_scale[0] / 2, mosaic_scale[1] / 2)),
+                Scaled(fit, scale_range=(mosaic_scale[0] / 2, mosaic_scale[1] / 2)),
             ]
         )
         # No hue: its round trip through HSV costs four times all else together.

@@ -26,6 +26,7 @@ class ProblemKind(StrEnum):
     OUTSIDE_ROOT = "outside_root"  # a path that leaves the data folder
     UNKNOWN_CLASS = "unknown_class"
     EMPTY_CLASS = "empty_class"  # a class without any box
+    EMPTY_SPLIT = "empty_split"  # images, but no box
     BAD_BOX = "bad_box"  # not finite, inverted or without area
     BOX_OUTSIDE = "box_outside"
     NO_SOUND_BOX = "no_sound_box"  # an image all of whose boxes were left out

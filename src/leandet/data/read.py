@@ -73,7 +73,7 @@ def read(
     splits, made = _complete(found, sound.checked, fraction, seed) if make_splits else (found, ())
     dataset = Dataset(raw.root, raw.layout.value, raw.classes, splits)
     counts = {name: SplitCount.of(samples, raw.classes) for name, samples in splits.items()}
-    _report_empty_classes(raw, counts, problems)
+    _report_empty(raw, counts, made, problems)
     report = Report(
         raw.root,
         raw.layout,
@@ -181,7 +181,12 @@ def _complete(
     return {"train": train, "val": val, **rest}, made
 
 
-def _report_empty_classes(raw: RawDataset, counts: dict[str, SplitCount], problems: Problems) -> None:
+def _report_empty(raw: RawDataset, counts: dict[str, SplitCount], made: Sequence[str], problems: Problems) -> None:
+    for split, count in counts.items():
+        if count.images and not count.boxes and split not in made:
+            instead = "figures are measured on 'val'" if split == "test" else "nothing can be learned or measured there"
+            message = f"no image of split '{split}' has a box: {instead}."
+            problems.warning(ProblemKind.EMPTY_SPLIT, raw.layout.value, message)
     for name in raw.classes:
         if not any(count.per_class[name] for count in counts.values()):
             problems.warning(ProblemKind.EMPTY_CLASS, raw.layout.value, f"class '{name}' has no box.")

@@ -50,6 +50,11 @@ class Dataset:
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
 
+    @property
+    def judging(self) -> str:
+        """The split that figures are measured on: `test` where it has a labelled object, else `val`."""
+        return "test" if any(len(sample.boxes) for sample in self.splits.get("test", ())) else "val"
+
 
 def evenly(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
     """At most `count` samples, evenly spaced over all of them; all where they are fewer."""

@@ -8,7 +8,7 @@ import re
 from leandet.errors import UserError
 
 Value = str | list[str] | dict[str, str]
-WANTED = frozenset({"path", "train", "val", "valid", "test", "nc", "names"})
+WANTED = frozenset({"path", "train", "val", "valid", "test", "nc", "names", "kpt_shape"})
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+[^,:\[\]{}]*|[,:\[\]{}])""")
 
 
@@ -20,7 +20,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Value]:
         name: stands in messages.
 
     Returns:
-        each of path, train, val, test, nc, names that is there, as text, list or mapping (all scalars as text).
+        each of path, train, val, test, nc, names, kpt_shape that is there: text, list or mapping (scalars as text).
 
     Raises:
         UserError: with name:line, if a wanted key is written in a way that is not understood.

@@ -64,7 +64,8 @@ def read_yolo(root: Path, yaml: Path | None, problems: Problems) -> RawDataset:
     pictures = list(_from_yaml(root, yaml, settings, problems) if yaml else ())
     if not pictures:
         pictures = list(_from_lists(root, problems)) or list(_from_folders(root))
-    images = [_image(root, split, path, len(classes), problems) for split, path in pictures]
+    keypoints = _keypoint_values(yaml, settings)
+    images = [_image(root, split, path, len(classes), keypoints, problems) for split, path in pictures]
     unmatched = list(_without_picture(root, [path for _, path in pictures], problems))
     dropped = problems.by_kind().get(ProblemKind.UNKNOWN_CLASS, 0)
     if dropped and not any(image.boxes for image in images):
@@ -106,6 +107,16 @@ def _yaml_names(yaml: Path, names: Value) -> tuple[str, ...]:
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UserError(f"{yaml}: names: the class '{twice}' is named twice: keep one.")
     return classes
+
+
+def _keypoint_values(yaml: Path | None, settings: Mapping[str, Value]) -> int:
+    """Values that a pose label has after its box: `kpt_shape` is [points, values of each]; 0 without poses."""
+    shape = settings.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(text.isascii() and text.isdigit() for text in shape):
+        raise UserError(f"{yaml}: kpt_shape must be two whole numbers such as [17, 3]: points, and values of each.")
+    return int(shape[0]) * int(shape[1])
 
 
 def _from_yaml(root: Path, yaml: Path, settings: Mapping[str, Value], problems: Problems) -> Iterator[tuple[str, Path]]:
@@ -183,7 +194,7 @@ def _label_path(root: Path, picture: Path) -> Path:
     return picture.with_suffix(".txt")
 
 
-def _image(root: Path, split: str, picture: Path, count: int, problems: Problems) -> RawImage:
+def _image(root: Path, split: str, picture: Path, count: int, keypoints: int, problems: Problems) -> RawImage:
     path = inside(root, picture)
     if path is None:
         message = "a link that points outside the data folder: the image is left out."
@@ -199,14 +210,16 @@ def _image(root: Path, split: str, picture: Path, count: int, problems: Problems
         problems.error(ProblemKind.BAD_LABELS, file, str(error).removeprefix(str(labels)).lstrip(": "))
         return RawImage(split, None, None, (), file, file)
     rows = [(line, text.split()) for line, text in enumerate(lines, 1) if text.strip()]
-    boxes = [_box(words, line, count, f"{file}:{line}", problems) for line, words in rows]
+    boxes = [_box(words, line, count, keypoints, f"{file}:{line}", problems) for line, words in rows]
     sound = tuple(box for box in boxes if box is not None)
     return RawImage(split, path, None, sound, file, file, len(boxes) - len(sound))
 
 
-def _box(words: Sequence[str], line: int, count: int, where: str, problems: Problems) -> RawBox | None:
+def _box(words: Sequence[str], line: int, count: int, keypoints: int, where: str, problems: Problems) -> RawBox | None:
     """One line as a box; what is wrong with it is reported and gives None."""
     label, *values = map(number, words)
+    if keypoints and len(values) == 4 + keypoints:
+        values = values[:4]  # a pose: its box comes first
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if len(values) != 4 and not polygon:
         message = f"{len(words)} values, but a line is 'class cx cy w h' or a polygon: it is left out."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -90,6 +92,8 @@ def train(
     """
     if not training:
         raise UserError("the training split is empty: label some images or choose another split.")
+    if not any(len(sample.boxes) for sample in validation):
+        raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
     if recipe.auxiliary and not detector.spec.head.chooses:
         raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
     keep_freed_memory()
@@ -111,18 +115,23 @@ def train(
     checkpoint = out / LAST
     resume = resume and checkpoint.is_file()
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
-        check_fits(read_checkpoint(checkpoint), module, checkpoint)
+        known = read_checkpoint(checkpoint)
+        check_fits(known, module, checkpoint)
+        if known["epoch"] >= recipe.epochs:
+            raise UserError(
+                f"{checkpoint} has {known['epoch'] + 1} epochs, more than the {recipe.epochs} asked for: "
+                "ask for as many, or begin in another folder."
+            )
     with quiet():
         trainer = _trainer(recipe, out, [progress, *callbacks], choose_from, processes)
-        trainer.fit(
-            module,
-            loader,
-            validation_loader(validation, size, recipe.batch),
-            ckpt_path=str(checkpoint) if resume else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        with interruptible(trainer):
+            trainer.fit(
+                module,
+                loader,
+                validation_loader(validation, size, recipe.batch),
+                ckpt_path=str(checkpoint) if resume else None,
+                weights_only=True,
+            )
     best = out / BEST if (out / BEST).is_file() else checkpoint
     state = read_checkpoint(best)["state_dict"]
     detector.load_state_dict({k.removeprefix("detector."): v for k, v in state.items() if k.startswith("detector.")})
@@ -135,6 +144,20 @@ def train(
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
         curves=curves,
     )
+
+
+@contextmanager
+def interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Ctrl-C within is a KeyboardInterrupt again: Lightning makes an exit with code 1 of it, and ignores the next."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
 
 
 def _trainer(

@@ -51,7 +51,7 @@ TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
-SURVEY, SCOUTS, SEARCH = "survey.json", "scouts", "search"
+SURVEY, SCOUTS, PACE, SEARCH = "survey.json", "scouts", "pace.json", "search"
 
 
 def budget_of(work: Work) -> Budget:
@@ -201,6 +201,21 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     return [Architecture(fastest.backbone, sides[0])]
 
 
+def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> tuple[list[float], int]:
+    """Seconds for an epoch of each, and the epochs of every scout: measured once, so that a resume treats all alike."""
+    note = work.path(SCOUTS) / PACE
+    if work.resume and note.is_file():
+        try:
+            known = json.loads(note.read_text(encoding="utf-8"))
+            return [float(speed) for speed in known["speeds"]], int(known["epochs"])
+        except (ValueError, TypeError, KeyError):
+            pass  # not whole: measured again
+    speeds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
+    epochs = max(1, round(min(SCOUT_EPOCHS * whole, allowed / sum(speeds))))
+    write_json(note, {"speeds": speeds, "epochs": epochs})
+    return speeds, epochs
+
+
 class Scout:
     """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left."""
 
@@ -212,8 +227,7 @@ class Scout:
         shortlist = [Architecture(*pair) for pair in work.done["survey"]["shortlist"]]
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
         allowed = SCOUTING * (work.options.seconds or float("inf"))
-        speeds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
-        epochs = max(1, round(min(SCOUT_EPOCHS * whole, allowed / sum(speeds))))
+        speeds, epochs = _pace(work, shortlist, whole, allowed)
         scouts: list[dict[str, Any]] = []
         if len(shortlist) > 1:
             scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]

@@ -24,7 +24,7 @@ from leandet.data.sample import Dataset
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
-from leandet.evaluate import check_classes, evaluate
+from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import Distillation, load_teacher
 from leandet.learn.recipe import Recipe
@@ -32,7 +32,7 @@ from leandet.learn.train import train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
-from leandet.pipeline.stages import judged, with_metrics, with_threshold
+from leandet.pipeline.stages import judged, with_metrics
 from leandet.request import check_request
 from leandet.runtime import open_runtime
 
@@ -184,7 +184,8 @@ class _Job:
         before, after = times.rows
         card = self._card(detector, self.points[-1])
         save_detector(detector, card, out)
-        save_detector(detector, with_threshold(card, out, self.dataset, self.pruning.threads), out)
+        card.metrics["threshold"] = best_threshold(out, self.dataset, self.pruning.threads)
+        save_detector(detector, card, out)
         return {
             "path": str(out),
             "before": self.points[0],

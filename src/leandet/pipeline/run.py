@@ -87,7 +87,7 @@ def train_only(options: Options, *, resume: bool = False, tell: Callable[[str], 
 def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[Work, Report]:
     made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
     check_request(options.out / REQUEST, options.to_json(), "build", resume=resume, made=made)
-    dataset, report = read(options.data, seed=options.seed)
+    dataset, report = read(options.data)
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
@@ -104,7 +104,7 @@ def _finished(stage: Stage, work: Work) -> dict[str, Any] | None:
         return None
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept if work.path(kept["path"]).is_file() else None
+        return kept if work.path(kept["path"]).exists() else None
     except (ValueError, TypeError, KeyError):
         return None  # not whole: do the stage again
 

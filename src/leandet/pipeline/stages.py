@@ -20,7 +20,7 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.evaluate import evaluate
+from leandet.evaluate import best_threshold, evaluate
 from leandet.export import SUFFIXES, export
 from leandet.learn.distill import Distillation, load_teacher
 from leandet.learn.processes import Processes
@@ -80,7 +80,7 @@ class Work:
 
 def judged(dataset: Dataset) -> tuple[str, tuple[Sample, ...]]:
     """Name and samples of the split that judges: `test` where there is one, else `val`."""
-    name = "test" if dataset.splits.get("test") else "val"
+    name = dataset.judging
     return name, dataset.splits[name]
 
 
@@ -150,7 +150,7 @@ class Train:
         card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
         path = work.path(MODEL)
         save_detector(detector, card, path)
-        card = with_threshold(card, path, dataset, options.threads)
+        card.metrics["threshold"] = best_threshold(path, dataset, options.threads)
         described = describe(work, path, detector)
         save_detector(detector, with_metrics(card, described), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
@@ -214,12 +214,6 @@ def load_backbone(detector: Detector, weights: str) -> str:
         raise UserError(f"--weights must be imagenet, none or a safetensors file; there is no file {weights}.")
     load_weights(detector.backbone, path)
     return path.name
-
-
-def with_threshold(card: Card, path: Path, dataset: Dataset, threads: int | None) -> Card:
-    """The card with the score that is best on the validation images, which judge no figure where there is a test."""
-    scores, _ = evaluate(open_runtime(path, threads), dataset.splits["val"], dataset.classes)
-    return replace(card, metrics={**card.metrics, "threshold": round(scores.threshold, 4)})
 
 
 def with_metrics(card: Card, described: dict[str, Any]) -> Card:

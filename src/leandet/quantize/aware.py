@@ -111,7 +111,7 @@ def simulate(
         raise UserError(f"--simulate must be one of {', '.join(METHODS)}, not {method!r}.")
     if not 2 <= bits <= 8:
         raise UserError(f"bits must be from 2 to 8, not {bits}.")
-    split = "test" if dataset.splits.get("test") else "val"
+    split = dataset.judging
     samples = dataset.splits[split]
     before, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)

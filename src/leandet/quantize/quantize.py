@@ -16,7 +16,7 @@ from leandet.card import Card
 from leandet.data.image import load_image
 from leandet.data.sample import Dataset, Sample, evenly
 from leandet.errors import UserError
-from leandet.evaluate import check_classes, evaluate
+from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.formats import read_onnx_with_openvino, replace_card, save_openvino
 from leandet.machine import lacks_int8_dot
 from leandet.metrics import Scores
@@ -161,7 +161,7 @@ def quantize(
     say = tell or (lambda line: None)
     source = _source(model, dataset, threads)
     images = calibration_images(dataset.splits["train"], source.card.spec.size)
-    split = "test" if dataset.splits.get("test") else "val"
+    split = dataset.judging
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         base = Path(scratch) / f"float{out.suffix}"
         begin = model if tuned is None else tuned.model
@@ -182,7 +182,9 @@ def quantize(
             "calibration": f"{best.calibration.value}, {len(images)} images of train",
             "fine_tuned": "no" if tuned is None else f"{tuned.epochs} epochs",
         }
-        replace_card(best.path, _card(source.card, best, after, split, provenance))
+        card = _card(source.card, best, after, split, provenance)
+        card.metrics["threshold"] = best_threshold(best.path, dataset, threads)
+        replace_card(best.path, card)
         judged = _Judged(split, before, after, times)
         result = _result(out, best, tried, judged, _reasons(judged, max_drop), len(images))
         if result.accepted or force:

@@ -22,8 +22,8 @@ def _written(value: object, write: Callable[[float], str]) -> str:
 
 
 def precision(value: object) -> str:
-    """An AP, a fraction from 0 to 1, to three places."""
-    return _written(value, lambda v: f"{v:.3f}")
+    """An AP, a fraction from 0 to 1, to three places; -1 says that no such object was there to be found."""
+    return _written(value, lambda v: f"{v:.3f}" if v >= 0 else NOTHING)
 
 
 def milliseconds(value: object) -> str:

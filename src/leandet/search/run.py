@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from leandet.data.sample import Dataset, evenly
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
-from leandet.evaluate import check_classes
+from leandet.evaluate import best_threshold, check_classes
 from leandet.export import SUFFIXES
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.recipe import Recipe
@@ -30,7 +30,7 @@ from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget, Clock, wind
 from leandet.search.space import Candidate, Levels, Space
 from leandet.search.strategies import STRATEGIES, Scene, Strategy
-from leandet.search.study import CLOCK, Trialled, Worker, front, judged, open_study
+from leandet.search.study import CLOCK, SETTLED, Trialled, Worker, front, judged, open_study
 
 MODEL, FRONT, CHART, STUDY, TUNING = "model.safetensors", "front.json", "front.svg", "study.db", "training"
 TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
@@ -136,7 +136,10 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
     check_classes(open_runtime(request.model, request.threads), dataset.classes, str(dataset.root))
     if request.threads:
         torch.set_num_threads(request.threads)
-    request.out.mkdir(parents=True, exist_ok=True)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {request.out} cannot be made ({error.strerror}): choose another --out.") from error
     study = open_study(request.storage or f"sqlite:///{request.out / STUDY}", _identity(request, dataset))
     say("finding the channel groups and what their channels are worth")
     space = Space(detector, channel_worth(detector, dataset.splits["train"], request.seed), request.smaller_inputs)
@@ -149,10 +152,17 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
     def told(number: int, trial: Trialled) -> None:
         say(_line(number, wanted, trial))
 
-    Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
-    trials = judged(study, scene.over)
-    winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
-    return _finish(request, dataset, card, space, made, _Outcome(trials, winner, p50_ms, whole_ms), say)
+    known = study.user_attrs.get(SETTLED, {})
+    if known.get("wanted") == wanted:  # it was interrupted while it fine-tuned the winner
+        outcome = _Outcome.from_json(known, judged(study, scene.over))
+        made = judge.calibrated(outcome.winner.candidate)
+    else:
+        Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
+        trials = judged(study, scene.over)
+        winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
+        outcome = _Outcome(trials, winner, p50_ms, whole_ms)
+        study.set_user_attr(SETTLED, {"wanted": wanted, **outcome.to_json()})
+    return _finish(request, dataset, card, space, made, outcome, say)
 
 
 def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
@@ -274,6 +284,17 @@ class _Outcome:
     p50_ms: float
     whole_ms: float
 
+    def to_json(self) -> dict[str, Any]:
+        """The decision, without the trials, which the study has."""
+        winner = {**asdict(self.winner), "candidate": self.winner.candidate.key}
+        return {"winner": winner, "p50_ms": self.p50_ms, "whole_ms": self.whole_ms}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], trials: list[Trialled]) -> _Outcome:
+        """Read what `to_json` wrote."""
+        winner = {**value["winner"], "candidate": Candidate.parse(value["winner"]["candidate"])}
+        return cls(trials, Trialled(**winner), value["p50_ms"], value["whole_ms"])
+
 
 def _finish(
     request: Request, dataset: Dataset, card: Card, space: Space, made: Detector, outcome: _Outcome, say: Tell
@@ -283,12 +304,15 @@ def _finish(
     if epochs:
         say(f"fine-tuning the winner, {request.epochs} epochs")
         digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
-        ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}")
+        ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}-{epochs}x{request.batch}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
     if epochs:
         provenance["search_epochs"] = str(epochs)
     path = request.out / MODEL
-    save_detector(made, Card(card.classes, made.spec, {"val_ap": ap, "threshold": card.threshold}, provenance), path)
+    own = Card(card.classes, made.spec, {"val_ap": ap}, provenance)
+    save_detector(made, own, path)
+    own.metrics["threshold"] = best_threshold(path, dataset, request.threads)
+    save_detector(made, own, path)
     results = _results(request, space, path, ap, outcome)
     write_json(request.out / FRONT, results)
     write_text(request.out / CHART, _chart(request, outcome))

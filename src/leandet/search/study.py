@@ -25,7 +25,7 @@ HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one u
 LOCKED = 120  # seconds that a worker waits for another one's write to an SQLite file
 PATIENCE = 1.0  # seconds between two looks at what other workers do
 SECONDS, COPY, REFUSED = "seconds", "same_as", "refused"
-IDENTITY, CLOCK = "search", "clock"
+IDENTITY, CLOCK, SETTLED = "search", "clock", "settled"
 ASIDE = "aside"  # a trial that was not needed, or not possible to run now
 
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)

@@ -19,7 +19,7 @@ from leandet.data.sample import Dataset, Sample
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
-from leandet.evaluate import check_classes, evaluate
+from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export import export
 from leandet.learn.masking import Masking
 from leandet.learn.recipe import Recipe
@@ -280,7 +280,7 @@ class _Work:
     @property
     def split(self) -> str:
         """On which AP is measured."""
-        return "test" if self.dataset.splits.get("test") else "val"
+        return self.dataset.judging
 
     @property
     def judged(self) -> tuple[Sample, ...]:
@@ -316,6 +316,7 @@ class _Work:
         figures = scores.to_json()
         metrics = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
         provenance["judged"] = self.split
+        metrics["threshold"] = best_threshold(draft, self.dataset, self.threads)
         own = Card(card.classes, card.spec, {**card.metrics, **metrics}, provenance)
         save_detector(detector, own, draft, sparse=True)
         return scores
