@@ -90,12 +90,7 @@ def train(
             damaged or of another detector.
         KeyboardInterrupt: after Ctrl-C, with the last checkpoint whole.
     """
-    if not training:
-        raise UserError("the training split is empty: label some images or choose another split.")
-    if not any(len(sample.boxes) for sample in validation):
-        raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
-    if recipe.auxiliary and not detector.spec.head.chooses:
-        raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
+    _check(detector, training, validation, recipe)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     size, processes = detector.spec.size, Processes.here()
@@ -115,13 +110,7 @@ def train(
     checkpoint = out / LAST
     resume = resume and checkpoint.is_file()
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
-        known = read_checkpoint(checkpoint)
-        check_fits(known, module, checkpoint)
-        if known["epoch"] >= recipe.epochs:
-            raise UserError(
-                f"{checkpoint} has {known['epoch'] + 1} epochs, more than the {recipe.epochs} asked for: "
-                "ask for as many, or begin in another folder."
-            )
+        _check_checkpoint(checkpoint, module, recipe)
     with quiet():
         trainer = _trainer(recipe, out, [progress, *callbacks], choose_from, processes)
         with interruptible(trainer):
@@ -144,6 +133,25 @@ def train(
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
         curves=curves,
     )
+
+
+def _check(detector: Detector, training: Sequence[Sample], validation: Sequence[Sample], recipe: Recipe) -> None:
+    if not training:
+        raise UserError("the training split is empty: label some images or choose another split.")
+    if not any(len(sample.boxes) for sample in validation):
+        raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
+    if recipe.auxiliary and not detector.spec.head.chooses:
+        raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
+
+
+def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> None:
+    known = read_checkpoint(path)
+    check_fits(known, module, path)
+    if known["epoch"] >= recipe.epochs:
+        raise UserError(
+            f"{path} has {known['epoch'] + 1} epochs, more than the {recipe.epochs} asked for: "
+            "ask for as many, or begin in another folder."
+        )
 
 
 @contextmanager
