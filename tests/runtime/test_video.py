@@ -1,5 +1,6 @@
 import json
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -101,3 +102,25 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
     assert pictures[0].shape == (96, 160, 3)
     assert sorted(p.name for p in out.iterdir()) == ["film.jsonl", "film.mp4"]
     assert detect_video(runtime, runtime.card.classes, str(film), out, 0.5, most=3).frames == 3
+
+
+def test_a_live_film_keeps_its_pace_and_every_size(picture, tmp_path):
+    pytest.importorskip("supervision")
+    from leandet.detections import Detections
+    from leandet.runtime.video import _Film
+
+    path = tmp_path / "live.mp4"
+    with _Film(path, SimpleNamespace(rate=RATE, live=True), ("red",)) as film:
+        for index, seconds, height in ((0, 0.0, 96), (5, 0.5, 96), (9, 0.9, 48)):  # the others were dropped
+            frame = frames_module.Frame(index, seconds, picture(height, 160, place(0)))
+            film.add(frame, Detections.empty(), None)
+    with Frames(str(path)) as drawn:
+        shapes = [frame.image.shape for frame in drawn]
+    assert shapes == [(96, 160, 3)] * 9
+
+
+def test_a_folder_is_no_camera(tmp_path, monkeypatch):
+    (tmp_path / "2024").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not is_video("2024")
+    assert is_video("2025")

@@ -70,7 +70,7 @@ def quantize_command(
         str | None,
         typer.Option(help="Only show the accuracy of fewer bits, as lsq or dorefa would give; writes nothing."),
     ] = None,
-    bits: Annotated[int, typer.Option(min=2, max=8, help="Bits for --simulate.")] = 4,
+    bits: Annotated[int | None, typer.Option(min=2, max=8, help="Bits for --simulate; 4 if left out.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -88,9 +88,13 @@ def quantize_command(
         raise UserError(f"--out {path} is the model itself: name another file.")
     if (qat_epochs or simulate) and model.suffix != ".safetensors":
         raise UserError(f"{model}: fine-tuning needs the weights: give the .safetensors file.")
+    if simulate is None and bits is not None:
+        raise UserError("--bits goes with --simulate: what is written has 8 bits.")
+    if simulate is not None and (out is not None or force):
+        raise UserError("--simulate writes nothing: leave out --out and --force.")
     dataset, _ = read(data)
     if simulate:
-        _simulate(model, dataset, simulate, bits, qat_epochs or SIMULATED_EPOCHS, as_json=as_json)
+        _simulate(model, dataset, simulate, bits or 4, qat_epochs or SIMULATED_EPOCHS, as_json=as_json)
         return
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         source = _as_onnx(model, dataset, Path(scratch))

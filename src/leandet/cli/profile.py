@@ -39,6 +39,7 @@ class Subject:
         inside: the submodule from inside of which modules are named, "" for the whole.
         backbone: its name, where it is one of `leandet nets`.
         spec: of the detector, or of one with the backbone.
+        precision: of its weights, such as float32.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Subject:
     inside: str
     backbone: str | None
     spec: Spec
+    precision: str = "float32"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,6 +83,8 @@ def profile_command(
         raise UserError(f"--runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together: the number of an advice, and the file for the new spec.")
+    if (with_advice or apply is not None) and runtime == "torch":
+        raise UserError("advice is measured in onnx or openvino: choose one of them with --runtime.")
     subject, found = _measure(model, runtime, size, threads, seconds)
     advice = _advise(subject, runtime, threads) if with_advice or apply is not None else []
     answer = {"model": model, **found.to_json(), "advice": [one.to_json() for one in advice]}
@@ -89,13 +93,13 @@ def profile_command(
 
         write_profile(answer, model, html)
         tell(f"page: {html}")
-    if apply is not None and out is not None:
-        _apply(subject, advice, apply, out)
     if as_json:
         typer.echo(json.dumps(answer))
     else:
         _print(model, found)
         _print_advice(advice, asked=with_advice or apply is not None)
+    if apply is not None and out is not None:
+        _apply(subject, advice, apply, out)
 
 
 def _measure(
@@ -149,23 +153,27 @@ def _file(path: Path, engine: EngineName, size: int | None) -> Subject:
 
     if size is not None:
         raise UserError("--size is for backbones: a model file has its own input size.")
-    graph = None
+    graph, precision = None, "float32"
     if path.suffix == ".onnx":
         if engine is EngineName.TORCH:
             raise UserError(f"{path}: PyTorch runs .safetensors files; name that, or another --runtime.")
-        card = open_onnx(path).card  # refuses what is not ours
+        opened = open_onnx(path)  # refuses what is not ours
+        card, precision = opened.card, opened.precision
         graph = with_batch(onnx.load(path), 1)
         detector = Detector(card.spec)  # its shapes are what is counted
     else:
         detector, card = load_detector(path)
     image = example((card.spec.size.height, card.spec.size.width), pixels=True)
-    return Subject(Deployed(detector).eval(), image, graph, "detector", None, card.spec)
+    return Subject(Deployed(detector).eval(), image, graph, "detector", None, card.spec, precision)
 
 
 def _advise(subject: Subject, runtime: str, threads: int | None) -> list[Advice]:
     from leandet.advise import advise
     from leandet.cost.latency import Predictor
     from leandet.cost.profile import EngineName
+
+    if subject.precision != "float32":
+        raise UserError("advice is measured on float32 layers: name the float32 file that this one was made of.")
 
     def progress(done: int, of: int) -> None:
         tell(f"{done} of {of} pieces measured")
@@ -190,7 +198,7 @@ def _apply(subject: Subject, advice: Sequence[Advice], number: int, out: Path) -
     if number > len(advice):
         raise UserError(f"--apply {number}: there are {len(advice)} pieces of advice.")
     atomic.write_json(out, applied(subject.spec, advice[number - 1], inside=subject.inside).to_json())
-    tell(f"spec: {out}")
+    tell(f"spec: {out}, for advice {number}: {advice[number - 1].text}")
 
 
 def _print_advice(advice: Sequence[Advice], *, asked: bool) -> None:

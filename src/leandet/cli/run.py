@@ -90,7 +90,7 @@ def _detect_video(
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
         return
-    followed = "" if summary.tracks is None else f" on {summary.tracks} tracks"
+    followed = "" if summary.tracks is None else f" or on one of {summary.tracks} tracks"
     typer.echo(
         f"{summary.detections} objects scored over {summary.threshold:.2f}{followed} in {summary.frames} frames, "
         f"{summary.dropped} dropped, "
@@ -123,6 +123,7 @@ def bench_command(
     if chart is not None and chart.suffix != ".svg":
         raise UserError(f"--chart {chart} must end in .svg.")
     errors = Console(stderr=True)
+    measured = None if data is None else _accuracies(models, data, threads)  # first: mistakes show at once
     report = bench(
         models,
         threads,
@@ -133,8 +134,8 @@ def bench_command(
         fresh=True,
         warn=lambda text: errors.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True),
     )
-    if data is not None:
-        report = report.with_ap(_accuracies(models, data, threads))
+    if measured is not None:
+        report = report.with_ap(measured)
     if chart is not None:
         from leandet.report.bench import write_bench_chart
 

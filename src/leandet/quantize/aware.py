@@ -16,7 +16,7 @@ from leandet.data.sample import Dataset
 from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
-from leandet.evaluate import evaluate
+from leandet.evaluate import check_classes, evaluate
 from leandet.export import export
 from leandet.export.graph import folded
 from leandet.learn.recipe import Recipe
@@ -71,6 +71,7 @@ def tune(detector: Detector, card: Card, dataset: Dataset, scratch: Path, *, epo
     Raises:
         UserError: if the data or the disk do not allow it.
     """
+    check_classes(_Simulation(detector, card), dataset.classes, str(dataset.root))
     copied = folded(detector)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
     layers = attach(copied, lambda layer: (Int8Weight(), Range()), torch.from_numpy(np.concatenate(images)))
@@ -113,7 +114,9 @@ def simulate(
         raise UserError(f"bits must be from 2 to 8, not {bits}.")
     split = dataset.judging
     samples = dataset.splits[split]
-    before, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
+    simulation = _Simulation(detector, card)
+    check_classes(simulation, dataset.classes, str(dataset.root))
+    before, _ = evaluate(simulation, samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
     # The predictors alone have biases: every other convolution is followed by a norm.
     outer = {id(layer) for layer in detector.head.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None}
@@ -152,5 +155,5 @@ class _Simulation(Runtime):
         """The network alone: see `Runtime.run_network`."""
         with torch.inference_mode():
             predictions = self._detector(torch.from_numpy(inputs))
-            answer = top_k(predictions.logits, predictions.boxes)
+            answer = top_k(predictions.logits, predictions.boxes, self.card.spec.detections)
         return RawOutput(*(part.numpy() for part in answer))

@@ -353,4 +353,4 @@ def _card(card: Card, best: _Candidate, scores: Scores, split: str, how: dict[st
         "float32_layers": ", ".join(best.keep) or "none",
         "judged": split,
     }
-    return Card(card.classes, card.spec, {**card.metrics, **measured}, provenance)
+    return Card(card.classes, card.spec, measured, provenance)

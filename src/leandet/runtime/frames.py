@@ -26,6 +26,8 @@ USUAL_RATE = 30.0  # frames per second, where the source does not say
 
 def is_video(source: str) -> bool:
     """Whether a source is a video file, a stream's address or a camera's number, rather than photographs."""
+    if Path(source).is_dir():
+        return False  # whatever its name: a folder may be called 2024
     return is_live(source) or (Path(source).suffix.lower() in VIDEO_SUFFIXES and Path(source).is_file())
 
 

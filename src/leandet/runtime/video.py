@@ -31,7 +31,7 @@ class VideoSummary:
     Attributes:
         source: the video, camera or stream.
         video, results: the drawn `.mp4`, and the `.jsonl` of `{frame, seconds, detections}`.
-        threshold: scores under it were dropped, 0 to 1.
+        threshold: scores under it were dropped, 0 to 1, unless the object was on a track.
         frames: frames detected in.
         dropped: frames of a camera or stream that came too fast.
         detections: objects found in all frames.
@@ -91,12 +91,12 @@ def detect_video(
     tracker = _Tracker(threshold) if track else None
     interrupted = False
     with Frames(source) as frames, staged(video) as video_draft, staged(results) as results_draft:
-        with results_draft.open("w", encoding="utf-8") as lines, _Film(video_draft, frames.rate, classes) as film:
+        with results_draft.open("w", encoding="utf-8") as lines, _Film(video_draft, frames, classes) as film:
             try:
                 for frame in frames:
                     found, tracks = _look(model, tracker, frame, threshold)
                     lines.write(json.dumps(_line(frame, found, tracks, classes)) + "\n")
-                    film.add(frame.image, found, tracks)
+                    film.add(frame, found, tracks)
                     summary.frames += 1
                     summary.detections += len(found)
                     if summary.frames == most:
@@ -165,10 +165,14 @@ def _line(frame: Frame, found: Detections, tracks: list[int | None] | None, clas
 
 
 class _Film:
-    """The drawn video: H.264's predecessor MPEG-4 in `.mp4`, which every OpenCV can write."""
+    """The drawn video: H.264's predecessor MPEG-4 in `.mp4`, which every OpenCV can write.
 
-    def __init__(self, path: Path, rate: float, classes: Sequence[str]) -> None:
-        self._path, self._rate, self._classes = path, rate, classes
+    A camera's or stream's frames are repeated for those that were dropped, so that the film keeps their pace.
+    """
+
+    def __init__(self, path: Path, frames: Frames, classes: Sequence[str]) -> None:
+        self._path, self._rate, self._live, self._classes = path, frames.rate, frames.live, classes
+        self._size, self._written = (0, 0), 0
         self._writer: cv2.VideoWriter | None = None
         self._boxes, self._labels = supervision.BoxAnnotator(), supervision.LabelAnnotator()
 
@@ -181,9 +185,9 @@ class _Film:
         if self._writer is not None:
             self._writer.release()
 
-    def add(self, image: Image, found: Detections, tracks: list[int | None] | None) -> None:
+    def add(self, frame: Frame, found: Detections, tracks: list[int | None] | None) -> None:
         """Draw one frame and append it."""
-        scene = np.ascontiguousarray(image[..., ::-1])
+        scene = np.ascontiguousarray(frame.image[..., ::-1])
         drawn = to_supervision(found)
         names = [f"{self._classes[label]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
         if tracks is not None:
@@ -192,9 +196,14 @@ class _Film:
             ]
         scene = self._labels.annotate(self._boxes.annotate(scene, drawn), drawn, names)
         if self._writer is None:
-            size = (image.shape[1], image.shape[0])
+            self._size = (scene.shape[1], scene.shape[0])
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(os.fspath(self._path), code, self._rate, size)
+            self._writer = cv2.VideoWriter(os.fspath(self._path), code, self._rate, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"{self._path.name} cannot be written: this OpenCV has no MPEG-4 encoder.")
-        self._writer.write(scene)
+        if (scene.shape[1], scene.shape[0]) != self._size:  # a stream may change; the writer would drop it silently
+            scene = cv2.resize(scene, self._size, interpolation=cv2.INTER_AREA)
+        times = max(1, round(frame.seconds * self._rate) - self._written) if self._live else 1
+        for _ in range(times):
+            self._writer.write(scene)
+        self._written += times
