@@ -128,6 +128,57 @@ def test_alignment_and_rules_hold():
     assert untouched is not network
 
 
+def test_the_later_rule_wins_whatever_it_says():
+    network, x = chain(), torch.randn(1, 3, 8, 8)
+    nothing_but = prune(network, x, 0.25, rules=[Rule("*", exclude=True), Rule("3", ratio=0.5)])
+    assert (nothing_but[0].out_channels, nothing_but[3].out_channels) == (8, 3)
+    everything_but = prune(network, x, 0.25, rules=[Rule("3", ratio=0.5), Rule("3", exclude=True)])
+    assert (everything_but[0].out_channels, everything_but[3].out_channels) == (6, 6)
+
+
+def test_scores_that_compare_between_layers_are_compared():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.Conv2d(32, 4, 1)
+    )
+    nn.init.uniform_(network[1].weight, 1e-6, 3e-6)  # all but dead
+    nn.init.uniform_(network[3].weight, 0.5, 1.5)
+    x = torch.zeros(1, 3, 4, 4)
+    slim = prune(network, x, 0.4, cr.bn_scale, scope=Scope.GLOBAL)
+    assert slim[2].out_channels == 32
+    assert slim[0].out_channels < 8
+    relative = prune(network, x, 0.4, cr.l1, scope=Scope.GLOBAL)  # filters alike in size: shared out
+    assert relative[2].out_channels < 28
+    assert relative[0].out_channels > 8
+
+
+class Blurs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("blur", torch.full((8, 1, 3, 3), 1 / 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(nn.functional.conv2d(self.enter(x), self.blur, padding=1, groups=self.blur.shape[0]))
+
+
+@pytest.mark.parametrize("target", [Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS])
+def test_a_filter_may_be_a_buffer(target):
+    network, x = Blurs(), torch.randn(1, 3, 8, 8)
+    result = shrink(network, x, target=Target(target, 0.6))
+    assert result.module.blur.shape[0] == result.widths["enter"] < 8
+    assert result.parameters == pytest.approx(size(result.module) / size(network))
+    assert result.module(x).shape == (1, 4, 8, 8)
+
+
+def test_no_batch_leaves_the_statistics_alone():
+    network = chain()
+    before = network[1].running_mean.clone()
+    with pytest.raises(UserError, match="at least one batch"):
+        recalibrate(network, iter(()))
+    assert torch.equal(network[1].running_mean, before)
+
+
 class WithAWrittenWidth(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -140,6 +191,15 @@ class WithAWrittenWidth(nn.Module):
 def test_a_width_in_the_code_stays_and_the_rest_is_cut():
     result = shrink(WithAWrittenWidth(), torch.zeros(1, 3, 8, 8), 0.5)
     assert result.widths == {"free": 4}
+    assert list(result.fixed) == ["bound"]
+
+
+def test_a_budget_too_leaves_a_width_in_the_code():
+    network = WithAWrittenWidth()
+    nn.init.constant_(network.bound.weight, 9.0)  # worth most: half of the cut does not reach it
+    budget = Budget(size, 0.6 * size(network), "parameters")
+    result = shrink(network, torch.zeros(1, 3, 8, 8), target=budget, scope=Scope.GLOBAL)
+    assert list(result.widths) == ["free"]
     assert list(result.fixed) == ["bound"]
 
 

@@ -94,6 +94,7 @@ def test_every_point_is_a_file_with_its_own_figures(dataset, pruned):
     for path, point in [*files[1:], (out, result["after"])]:
         scores, _ = evaluate(open_runtime(path, 1), dataset.splits["val"], dataset.classes)
         assert point["ap"] == pytest.approx(scores.ap, abs=1e-6)
+        assert load_detector(path)[1].metrics["ap"] == point["ap"]
         assert point["parameters"] == sum(p.numel() for p in load_detector(path)[0].parameters())
 
 
@@ -145,14 +146,16 @@ def test_an_interrupted_pruning_goes_on_where_it_was(model, dataset, pruned, tmp
 
 
 def test_step_by_step_follows_the_schedule(model, dataset, tmp_path):
-    pruning = dataclasses.replace(HALF, steps=2, epochs=0, between=0, schedule=Schedule.LINEAR, criterion="taylor")
+    rules = (Rule("neck.reduce.0.0", ratio=0.5),)
+    pruning = dataclasses.replace(HALF, steps=2, epochs=0, schedule=Schedule.LINEAR, criterion="taylor", rules=rules)
     result = prune_detector(model, dataset, tmp_path / "p.safetensors", pruning)
     names = ["before", "1-cut", "1-recalibrated", "2-cut", "2-recalibrated"]
     assert [p["name"] for p in result["points"]] == names
     shares = [p["multiply_adds"] / result["before"]["multiply_adds"] for p in result["points"]]
     assert 0.7 < shares[1] <= 0.75
     assert 0.45 < shares[3] <= 0.5
-    assert load_detector(tmp_path / "p.safetensors")[0].spec.kept
+    kept = load_detector(tmp_path / "p.safetensors")[0].spec.kept
+    assert kept["neck.reduce.0.0"] == load_detector(model)[0].spec.width // 2  # half in the end, not half twice
 
 
 def test_aims_add_up_to_the_goal(model):

@@ -15,6 +15,7 @@ from torch import nn
 from leandet.compress.channels import Group, Structure
 from leandet.compress.criteria import Criterion, view
 from leandet.compress.cut import Strengths
+from leandet.compress.resize import own_shapes
 from leandet.compress.trace import Role
 from leandet.errors import UserError
 
@@ -166,10 +167,11 @@ def choices(
     found = []
     for group in structure.groups:
         own = [rule for rule in rules if any(rule.matches(module, layer) for layer in group.layers)]
-        if group.name in (fixed or {}) or any(rule.exclude for rule in own):
+        decisive = next((rule for rule in reversed(own) if rule.exclude or rule.ratio is not None), None)
+        if group.name in (fixed or {}) or (decisive is not None and decisive.exclude):
             continue
         multiple = next((rule.align for rule in reversed(own) if rule.align is not None), align)
-        ratio = next((rule.ratio for rule in reversed(own) if rule.ratio is not None), None)
+        ratio = None if decisive is None else decisive.ratio
         scores = criterion(view(module, structure, group)).double().cpu().numpy()
         if scores.shape != (len(group.channels),) or not np.isfinite(scores).all():
             raise UserError(f"the criterion gave no finite score for each of the channels of {group.name}.")
@@ -209,7 +211,8 @@ class Costs:
 
     def __init__(self, module: nn.Module, structure: Structure) -> None:
         self._structure = structure
-        self._shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        self._shapes = own_shapes(module)
+        self._parameters = [name for name, _ in module.named_parameters()]
 
     def of(self, kept: Mapping[str, int], quantity: Quantity) -> float:
         """The quantity when the named groups keep so many steps; channels as a sum over the groups."""
@@ -222,13 +225,19 @@ class Costs:
             if axis.tensor in shapes:
                 shapes[axis.tensor][axis.dim] = sizes[key] // (axis.groups if axis.per_group else 1)
         if quantity is Quantity.PARAMETERS:
-            return sum(prod(shape) for shape in shapes.values())
+            return sum(prod(shapes[name]) for name in self._parameters)
         work = self._structure.recording.work
         return sum(positions * prod(shapes[name]) for name, positions in work.items())
 
 
 def share_out(found: Sequence[Choice], scope: Scope, *, relative: bool = True) -> Callable[[float], Kept]:
-    """A function from a pressure in [0, 1] to the steps that each group keeps; more pressure never keeps more."""
+    """A function from a pressure in [0, 1] to the steps that each group keeps; more pressure never keeps more.
+
+    Args:
+        found: the groups.
+        scope: how the cut is shared out.
+        relative: over all groups, weigh each score by its group's mean; False for scores that compare between layers.
+    """
     free = [choice for choice in found if choice.ratio is None]
     ruled = {c.group.name: c.nearest(c.group.steps * (1 - c.ratio)) for c in found if c.ratio is not None}
     if scope is Scope.UNIFORM:

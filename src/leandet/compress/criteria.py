@@ -160,6 +160,11 @@ def lamp(group: ChannelGroup) -> Tensor:
     return scores
 
 
+def comparable(criterion: Criterion) -> bool:
+    """Whether a criterion's scores mean the same in every layer, so that a global cut takes them as they are."""
+    return criterion in (bn_scale, lamp) or isinstance(criterion, Taylor | Apoz)
+
+
 @dataclass(frozen=True, slots=True)
 class Random:
     """The baseline that every criterion has to beat.
@@ -203,8 +208,8 @@ class Taylor:
             UserError: if there is no batch.
         """
         recording = analyse(module, example_input).recording
-        axes = {key: axis for key, axis in recording.axes.items() if axis.role is Role.OUT}
         named = dict(module.named_parameters())
+        axes = {k: axis for k, axis in recording.axes.items() if axis.role is Role.OUT and axis.tensor in named}
         total = {key: torch.zeros(axis.size, dtype=torch.float64) for key, axis in axes.items()}
         seen = 0
         for batch in batches:

@@ -87,7 +87,7 @@ def mask(module: nn.Module, chosen: Plan) -> nn.Module:
     dropped = np.zeros(chosen.before.count, bool)
     dropped[chosen.dropped] = True
     tensors: dict[str, Tensor] = {}
-    named = dict(module.named_parameters())
+    named = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     for axis in chosen.before.axes.values():
         if axis.role is not Role.IN or not (gone := dropped[axis.nodes]).any():
             continue

@@ -25,7 +25,7 @@ from leandet.compress.allocate import (
     strengths,
 )
 from leandet.compress.channels import Structure, analyse
-from leandet.compress.criteria import Criterion, l1
+from leandet.compress.criteria import Criterion, comparable, l1
 from leandet.compress.cut import Plan, Strengths, cut, plan
 from leandet.compress.record import Inputs
 from leandet.errors import UserError
@@ -116,11 +116,16 @@ def shrink(
     fixed: dict[str, str] = {}
     while True:
         found = choices(module, structure, criterion, rules, align, fixed)
-        at = share_out(found, scope)
+        at = share_out(found, scope, relative=not comparable(criterion))
         strength = strengths(structure, found)
-        kept = meet(at, costs, target) if isinstance(target, Target) else at(PROBE if ratio is None else ratio)
+        if isinstance(target, Budget):
+            trials = [at(PROBE), at(1.0)]  # what cannot be cut shows before anything is measured
+        else:
+            trials = [at(ratio or 0.0) if target is None else meet(at, costs, target)]
+        kept = trials[0]
         try:
-            chosen = plan(module, example_input, structure, kept, strength)
+            for kept in trials:
+                chosen = plan(module, example_input, structure, kept, strength)
         except UserError:
             if not (more := _culprits(module, example_input, structure, kept, strength)):
                 raise

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from leandet.errors import UserError
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
@@ -21,9 +24,16 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
 
     Returns:
         The module.
+
+    Raises:
+        UserError: if there is no batch; the statistics are then as they were.
     """
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    every = iter(batches)
+    first = next(every, None)
+    if first is None:
+        raise UserError("measuring batch-norms anew needs at least one batch.")
     module.eval()
     for norm in norms:
         norm.momentum = None  # the plain mean over batches
@@ -31,7 +41,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         norm.train()
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in chain([first], every):
                 module(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

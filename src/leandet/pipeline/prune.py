@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leandet.atomic import write_json
+from leandet.atomic import staged, write_json
 from leandet.card import Card
 from leandet.compress import Rule, Schedule, Scope, recalibrate, shrink
 from leandet.compress.prune import Pruned
@@ -28,7 +28,7 @@ from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import Distillation, load_teacher
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import train
+from leandet.learn.train import LAST, train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
@@ -147,7 +147,8 @@ def prune_detector(
     teacher = None if pruning.teacher is None else load_teacher(pruning.teacher, card.classes, card.spec.levels)
     folder = out.with_suffix(SUFFIX)
     request = {"model": str(model), "data": str(dataset.root), **pruning.to_json()}
-    made = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))  # worth keeping
+    notes = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))
+    made = notes or any(folder.glob(f"*/{LAST}"))  # worth keeping
     check_request(folder / REQUEST, request, "pruning", resume=resume, made=made)
     write_json(folder / REQUEST, request)
     if pruning.threads:
@@ -183,9 +184,10 @@ class _Job:
         times = self._stopwatch()(uncut, detector)
         before, after = times.rows
         card = self._card(detector, self.points[-1])
-        save_detector(detector, card, out)
-        card.metrics["threshold"] = best_threshold(out, self.dataset, self.pruning.threads)
-        save_detector(detector, card, out)
+        with staged(out) as draft:
+            save_detector(detector, card, draft)
+            card.metrics["threshold"] = best_threshold(draft, self.dataset, self.pruning.threads)
+            save_detector(detector, card, draft)
         return {
             "path": str(out),
             "before": self.points[0],
@@ -215,7 +217,9 @@ class _Job:
             whole = max(1, default_epochs(len(self.dataset.splits["train"])) // 2)
         if last:
             return whole
-        return max(1, whole // 5) if self.pruning.between is None else self.pruning.between
+        if self.pruning.between is not None:
+            return self.pruning.between
+        return max(1, whole // 5) if whole else 0
 
     def _pictures(self, detector: Detector) -> Pictures:
         return Pictures(
@@ -240,6 +244,11 @@ class _Job:
         example = torch.zeros(1, 3, size.height, size.width)
         criterion = CRITERIA[pruning.criterion](detector, self._pictures(detector))
         done, was = (pruning.schedule.done(step, pruning.steps) for step in (after, before))
+        # A rule's share is of the uncut channels, as a goal's is: each step cuts its part of what is left.
+        rules = [
+            rule if rule.ratio is None else replace(rule, ratio=1 - (1 - done * rule.ratio) / (1 - was * rule.ratio))
+            for rule in pruning.rules
+        ]
         aim = pruning.goal.aim(Uncut(uncut, example, self._timed), detector, done, was)
         return shrink(
             detector,
@@ -248,7 +257,7 @@ class _Job:
             criterion,
             target=aim.target,
             scope=pruning.scope,
-            rules=pruning.rules,
+            rules=rules,
             align=pruning.align,
         )
 
@@ -289,6 +298,9 @@ class _Job:
         self.card = replace(self.card, spec=detector.spec)
         save_detector(detector, self.card, path)
         figures = self._figures(name, detector, path)
+        own = {key: value for key, value in self.card.metrics.items() if key != "threshold"}  # measured at the end
+        self.card = with_metrics(replace(self.card, metrics=own), figures)
+        save_detector(detector, self.card, path)
         write_json(note, figures)
         self.points.append(figures)
         self.say(

@@ -23,7 +23,7 @@ from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export import export
 from leandet.learn.masking import Masking
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import train
+from leandet.learn.train import LAST, train
 from leandet.metrics import Scores
 from leandet.quantize.quantize import calibration_images
 from leandet.request import check_request
@@ -346,5 +346,5 @@ def _check_folder(folder: Path, work: _Work, bits: int | None, early: Path | Non
         "early": None if early is None else str(early),
         **asdict(work.tuning),
     }
-    check_request(folder / REQUEST, wanted, "training", resume=resume, made=True)
+    check_request(folder / REQUEST, wanted, "training", resume=resume, made=(folder / LAST).is_file())
     write_json(folder / REQUEST, wanted)
