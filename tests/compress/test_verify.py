@@ -1,5 +1,7 @@
 """Masked equals cut, group by group, on networks of every kind."""
 
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -189,17 +191,17 @@ def test_the_proof_can_fail(monkeypatch):
     def wrong(module, chosen):
         network = cut(module, chosen)
         weight = network.get_submodule("blocks.0.0").weight
-        if "blocks.0.0" in chosen.kept:
-            with torch.no_grad():
-                weight.copy_(weight.flip(0))
+        with torch.no_grad():
+            weight.copy_(weight.flip(0))
         return network
 
     torch.manual_seed(0)
     network = Chunk()
     assert verify(network, noise(8)).worst_relative_error < 1e-6
-    monkeypatch.setattr("leandet.compress.verify.cut", wrong)
+    monkeypatch.setattr(sys.modules[verify.__module__], "cut", wrong)
     report = verify(network, noise(8))
-    assert [check.name for check in report.checks if not check.exact] == ["blocks.0.0"]
+    assert report.checks
+    assert report.exact == 0
     assert report.together is not None
     assert not report.together.exact
 
