@@ -138,10 +138,10 @@ def train(
 def _check(detector: Detector, training: Sequence[Sample], validation: Sequence[Sample], recipe: Recipe) -> None:
     if not training:
         raise UserError("the training split is empty: label some images or choose another split.")
-    if not any(len(sample.boxes) for sample in validation):
-        raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
     if recipe.auxiliary and not detector.spec.head.chooses:
         raise UserError(f"the head {detector.spec.head} has no auxiliary branch: train it with auxiliary=0.")
+    if not any(len(sample.boxes) for sample in validation):
+        raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
 
 
 def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> None:
