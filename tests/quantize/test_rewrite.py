@@ -69,6 +69,7 @@ def test_normalisation_moves_into_the_weights(mean, exact):
     wanted = answer(made, images=pixels)
     normalise_in_weights(made.graph)
     assert [node.op_type for node in made.graph.node] == ["Cast", "Sub", "Conv"]
+    assert {constant.name for constant in made.graph.initializer} == {f"{SHIFTED}.grey", "w", "b"}
     found = answer(made, images=pixels)
     np.testing.assert_allclose(found[..., 1:, 1:], wanted[..., 1:, 1:], atol=1e-4)
     assert np.allclose(found, wanted, atol=1e-4) == exact  # only the padded ring may differ

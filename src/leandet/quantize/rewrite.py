@@ -47,7 +47,9 @@ def normalise_in_weights(graph: onnx.GraphProto) -> None:
     _store(graph, f"{SHIFTED}.grey", np.array(PAD_VALUE, np.float32))
     subtract = helper.make_node("Sub", [cast.output[0], f"{SHIFTED}.grey"], [SHIFTED], f"{SHIFTED}.sub")
     convolution.input[0] = SHIFTED
+    names = {shift.input[1], divide.input[1]}
     _replace(graph, [shift, divide], [subtract])
+    _forget(graph, names)
 
 
 def read_pixels(graph: onnx.GraphProto) -> None:
@@ -193,6 +195,13 @@ def _constant(graph: onnx.GraphProto, name: str) -> npt.NDArray[np.float32]:
     tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
     value: npt.NDArray[np.float32] = numpy_helper.to_array(tensor)
     return value
+
+
+def _forget(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Constants that nothing reads any longer go: engines warn of them."""
+    for name in names:
+        if not _readers(graph, name):
+            graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
 
 
 def _store(graph: onnx.GraphProto, name: str, value: npt.NDArray[np.generic]) -> None:
