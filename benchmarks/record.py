@@ -19,9 +19,9 @@ DOCS = ROOT / "docs"
 
 
 def command() -> str:
-    """This run's command line, with paths inside the repository written from its root."""
+    """This run's command line: paths inside the repository from its root, the ends of those outside."""
     words = [word.replace(f"{ROOT}/", "") for word in sys.argv]
-    return shlex.join(["python", *words])
+    return shlex.join(["python", *("/".join(Path(w).parts[-2:]) if Path(w).is_absolute() else w for w in words)])
 
 
 def save(name: str, content: dict[str, Any]) -> Path:
