@@ -59,7 +59,7 @@ def prepare(model: Path, dataset: Dataset, folder: Path, note: dict[str, Any], t
 
 def measure(files: list[Path], dataset: Dataset, rows: dict[str, Any], threads: int | None, seconds: float) -> None:
     """Accuracy of each file, once; latency of all in turns."""
-    split = "test" if dataset.splits.get("test") else "val"
+    split = dataset.judging
     samples = dataset.splits[split]
     for path in files:
         if "ap" not in rows.setdefault(path.name, {}):

@@ -83,7 +83,7 @@ RIVALS = {
 
 def judged(dataset: Dataset) -> tuple[Sample, ...]:
     """The test split where there is one, else the one that training does not see."""
-    return dataset.splits.get("test") or dataset.splits["val"]
+    return dataset.splits[dataset.judging]
 
 
 def settings(asked: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:

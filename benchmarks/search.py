@@ -64,7 +64,7 @@ def contender(arguments: argparse.Namespace, dataset: Dataset, strategy: str, se
     """Search, fine-tune, judge."""
     request = request_of(arguments, strategy, seed)
     found = search(request, dataset, lambda line: print(f"{strategy} {seed}: {line}", flush=True))
-    split = "test" if dataset.splits.get("test") else "val"
+    split = dataset.judging
     scores, _ = evaluate(open_runtime(found.path, arguments.threads), dataset.splits[split], dataset.classes)
     return {
         "strategy": strategy,

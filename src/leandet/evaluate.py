@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from leandet.data.image import load_image
 from leandet.data.sample import Dataset, Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
 from leandet.metrics import MIN_SCORE, Scores, score
-from leandet.runtime import open_runtime
 from leandet.runtime.runtime import Runtime
 
 
@@ -27,16 +25,20 @@ def check_classes(runtime: Runtime, classes: Sequence[str], where: str) -> None:
         raise UserError(f"the model's {len(own)} classes are not those of {where} ({len(classes)}): {detail}.")
 
 
-def best_threshold(path: Path, dataset: Dataset, threads: int | None) -> float:
-    """The score at which a model file's F1 is highest on the validation images, for its card.
+def best_threshold(runtime: Runtime, dataset: Dataset, judged: float | None = None) -> float:
+    """The score at which a model's F1 is highest on the validation images, for its card.
 
-    Where there is a test split, they judge no figure.
+    Args:
+        runtime: the model, opened.
+        dataset: of its classes.
+        judged: the same of the judging split, where that was measured: taken if the validation images judge.
 
     Raises:
-        UserError: if the file cannot be opened, an image cannot be read or nothing is labelled.
+        UserError: if an image cannot be read or nothing is labelled.
     """
-    scores, _ = evaluate(open_runtime(path, threads), dataset.splits["val"], dataset.classes)
-    return round(scores.threshold, 4)
+    if judged is None or dataset.judging != "val":
+        judged = evaluate(runtime, dataset.splits["val"], dataset.classes)[0].threshold
+    return round(judged, 4)
 
 
 def evaluate(runtime: Runtime, samples: Sequence[Sample], classes: Sequence[str]) -> tuple[Scores, list[Detections]]:

@@ -160,18 +160,25 @@ def suppress(detections: Detections, iou: float = NMS_IOU) -> Detections:
 
 def lying_on(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Share of each box (K, 4) that lies within each box (N, 4), xyxy -> (K, N)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    inter = np.clip(np.minimum(a[:, None, 2:], b[None, :, 2:]) - low, 0, None).prod(-1)
-    return np.asarray(inter / np.maximum((a[:, 2:] - a[:, :2]).prod(-1)[:, None], 1e-9))
+    return np.asarray(_shared(a, b) / np.maximum((a[:, 2:] - a[:, :2]).prod(-1)[:, None], 1e-9))
 
 
 def overlaps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """IoU of boxes (K, 4) with boxes (N, 4), xyxy -> (K, N)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inter = np.clip(high - low, 0, None).prod(-1)
+    inter = _shared(a, b)
     union = (a[:, 2:] - a[:, :2]).prod(-1)[:, None] + (b[:, 2:] - b[:, :2]).prod(-1)[None] - inter
     return np.asarray(inter / np.maximum(union, 1e-9))
+
+
+def _shared(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Areas that boxes (K, 4) and (N, 4) have in common -> (K, N)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.asarray(np.clip(high - low, 0, None).prod(-1))
+
+
+def _objects(samples: Sequence[Sample]) -> int:
+    return sum(int((~sample.crowd).sum()) for sample in samples)
 
 
 class Verdict(IntEnum):
@@ -210,12 +217,11 @@ def duplicates_per_100(
     samples: Sequence[Sample], detections: Sequence[Detections], verdicts: Sequence[Verdicts]
 ) -> float:
     """For each 100 objects, detections scored over 0.3 that lie on one already found (same class, IoU over 0.5)."""
-    objects = sum(int((~sample.crowd).sum()) for sample in samples)
     copies = sum(
         int(((found.scores > DUPLICATE_SCORE) & (verdict == Verdict.COPY)).sum())
         for found, verdict in zip(detections, verdicts, strict=True)
     )
-    return 100 * copies / max(objects, 1)
+    return 100 * copies / max(_objects(samples), 1)
 
 
 class OperatingPoint(NamedTuple):
@@ -233,7 +239,7 @@ def operating_point(
 
     It lies midway between the last detection that counts and the next; (0.3, 0, 0) where nothing is found.
     """
-    objects = sum(int((~sample.crowd).sum()) for sample in samples)
+    objects = _objects(samples)
     scores = np.concatenate([np.zeros(0), *(found.scores for found in detections)])
     verdict = np.concatenate([np.zeros(0, np.int64), *verdicts])
     counted = verdict != Verdict.IGNORED

@@ -63,7 +63,7 @@ class Advice:
     def named_from(self, start: str) -> Advice:
         """The same with that start taken from every module's name."""
         widths = {name.removeprefix(start): width for name, width in self.widths.items()}
-        change = self.change.replace(start, "") if start != "." else self.change
+        change = self.change.replace(start, "")
         return replace(self, module=self.module.removeprefix(start), change=change, widths=widths)
 
     @property

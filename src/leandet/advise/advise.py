@@ -63,7 +63,7 @@ def advise(
     ]
     if backbone is not None:
         found += _group_advice(backbone, size, predictor, tell)
-    named = [advice.named_from(f"{inside}.") for advice in found]
+    named = [advice.named_from(f"{inside}.") for advice in found] if inside else found
     return sorted(named, key=lambda advice: advice.gain, reverse=True)
 
 
@@ -104,9 +104,11 @@ def side_by_side(
     gone, come = old - new, new - old
     texts = [*gone, *come]
     entries = dict(zip(texts, predictor.measure([Piece.parse(text) for text in texts]), strict=True))
-    return tuple(  # type: ignore[return-value]
-        sum(entries[text].total * times for text, times in part.items()) for part in (gone, come)
-    )
+
+    def total(part: Counter[str]) -> Milliseconds:
+        return sum(entries[text].total * times for text, times in part.items())
+
+    return total(gone), total(come)
 
 
 # ---------------------------------------------------------------- element-wise operations: G4

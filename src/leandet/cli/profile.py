@@ -79,14 +79,28 @@ def profile_command(
     as_json: Json = False,
 ) -> None:
     """Show where a network's time goes: each layer's cost, measured time, and what the machine could do."""
+    from leandet.cost.profile import EngineName, profile
+
+    wanted = with_advice or apply is not None
     if runtime not in RUNTIMES:
         raise UserError(f"--runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together: the number of an advice, and the file for the new spec.")
-    if (with_advice or apply is not None) and runtime == "torch":
+    if wanted and runtime == "torch":
         raise UserError("advice is measured in onnx or openvino: choose one of them with --runtime.")
-    subject, found = _measure(model, runtime, size, threads, seconds)
-    advice = _advise(subject, runtime, threads) if with_advice or apply is not None else []
+    subject = _subject(model, EngineName(runtime), size)
+    if wanted and subject.precision != "float32":
+        raise UserError("advice is measured on float32 layers: name the float32 file that this one was made of.")
+    found = profile(
+        subject.module,
+        subject.image,
+        EngineName(runtime),
+        threads,
+        seconds=seconds,
+        graph=subject.graph,
+        inside=subject.inside,
+    )
+    advice = _advise(subject, runtime, threads) if wanted else []
     answer = {"model": model, **found.to_json(), "advice": [one.to_json() for one in advice]}
     if html is not None:
         from leandet.report.profile_page import write_profile
@@ -97,33 +111,18 @@ def profile_command(
         typer.echo(json.dumps(answer))
     else:
         _print(model, found)
-        _print_advice(advice, asked=with_advice or apply is not None)
+        _print_advice(advice, asked=wanted)
     if apply is not None and out is not None:
         _apply(subject, advice, apply, out)
 
 
-def _measure(
-    model: str, runtime: str, size: int | None, threads: int | None, seconds: float
-) -> tuple[Subject, Profile]:
+def _subject(model: str, engine: EngineName, size: int | None) -> Subject:
     import torch
 
-    from leandet.cost.profile import EngineName, profile
-
     torch.manual_seed(0)
-    engine = EngineName(runtime)
-    subject = (
-        _file(Path(model), engine, size) if Path(model).suffix in {".onnx", ".safetensors"} else _backbone(model, size)
-    )
-    found = profile(
-        subject.module,
-        subject.image,
-        engine,
-        threads,
-        seconds=seconds,
-        graph=subject.graph,
-        inside=subject.inside,
-    )
-    return subject, found
+    if Path(model).suffix in {".onnx", ".safetensors"}:
+        return _file(Path(model), engine, size)
+    return _backbone(model, size)
 
 
 def _backbone(name: str, size: int | None) -> Subject:
@@ -171,9 +170,6 @@ def _advise(subject: Subject, runtime: str, threads: int | None) -> list[Advice]
     from leandet.advise import advise
     from leandet.cost.latency import Predictor
     from leandet.cost.profile import EngineName
-
-    if subject.precision != "float32":
-        raise UserError("advice is measured on float32 layers: name the float32 file that this one was made of.")
 
     def progress(done: int, of: int) -> None:
         tell(f"{done} of {of} pieces measured")

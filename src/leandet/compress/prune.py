@@ -122,7 +122,6 @@ def shrink(
             trials = [at(PROBE), at(1.0)]  # what cannot be cut shows before anything is measured
         else:
             trials = [at(ratio or 0.0) if target is None else meet(at, costs, target)]
-        kept = trials[0]
         try:
             for kept in trials:
                 chosen = plan(module, example_input, structure, kept, strength)

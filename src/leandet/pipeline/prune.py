@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leandet.atomic import staged, write_json
+from leandet.atomic import write_json
 from leandet.card import Card
 from leandet.compress import Rule, Schedule, Scope, recalibrate, shrink
 from leandet.compress.prune import Pruned
@@ -32,9 +32,10 @@ from leandet.learn.train import LAST, train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
-from leandet.pipeline.stages import judged, with_metrics
+from leandet.pipeline.stages import with_metrics
 from leandet.request import check_request
 from leandet.runtime import open_runtime
+from leandet.runtime.torch import TorchRuntime
 
 REQUEST, SUFFIX, BEFORE = "prune.json", ".pruning", "before"
 BENCH_SECONDS, BENCH_IMAGES = 4.0, 32
@@ -184,10 +185,9 @@ class _Job:
         times = self._stopwatch()(uncut, detector)
         before, after = times.rows
         card = self._card(detector, self.points[-1])
-        with staged(out) as draft:
-            save_detector(detector, card, draft)
-            card.metrics["threshold"] = best_threshold(draft, self.dataset, self.pruning.threads)
-            save_detector(detector, card, draft)
+        runtime = TorchRuntime(detector, card, self.pruning.threads)
+        card.metrics["threshold"] = best_threshold(runtime, self.dataset, self.points[-1].get("threshold"))
+        save_detector(detector, card, out)
         return {
             "path": str(out),
             "before": self.points[0],
@@ -227,7 +227,7 @@ class _Job:
         )
 
     def _stopwatch(self) -> Stopwatch:
-        images = tuple(sample.image for sample in judged(self.dataset)[1][:BENCH_IMAGES])
+        images = tuple(sample.image for sample in self.dataset.splits[self.dataset.judging][:BENCH_IMAGES])
         return Stopwatch(self.card, images, self.pruning.threads, BENCH_SECONDS)
 
     def _timed(self, candidate: nn.Module) -> float:
@@ -311,7 +311,8 @@ class _Job:
 
     def _figures(self, name: str, detector: Detector, path: Path) -> dict[str, Any]:
         """Accuracy through PyTorch and cost."""
-        split, samples = judged(self.dataset)
+        split = self.dataset.judging
+        samples = self.dataset.splits[split]
         scores, _ = evaluate(open_runtime(path, self.pruning.threads), samples, self.card.classes)
         size = detector.spec.size
         cost = count(detector, torch.zeros(1, 3, size.height, size.width))

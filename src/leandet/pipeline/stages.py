@@ -53,7 +53,8 @@ class Work:
     @property
     def judged(self) -> tuple[str, tuple[Sample, ...]]:
         """Name and samples of the split that the figures are measured on."""
-        return judged(self.dataset)
+        name = self.dataset.judging
+        return name, self.dataset.splits[name]
 
     def path(self, name: str) -> Path:
         """A file of this build."""
@@ -76,12 +77,6 @@ class Work:
         """Of the training: as asked, as the time allows, or by the number of images."""
         planned = next((row["epochs"] for row in self.done.values() if "epochs" in row), None)
         return self.options.epochs or planned or default_epochs(len(self.dataset.splits["train"]))
-
-
-def judged(dataset: Dataset) -> tuple[str, tuple[Sample, ...]]:
-    """Name and samples of the split that judges: `test` where there is one, else `val`."""
-    name = dataset.judging
-    return name, dataset.splits[name]
 
 
 class Stage(Protocol):
@@ -150,8 +145,9 @@ class Train:
         card = Card(dataset.classes, detector.spec, {"val_ap": outcome.best_ap}, provenance)
         path = work.path(MODEL)
         save_detector(detector, card, path)
-        card.metrics["threshold"] = best_threshold(path, dataset, options.threads)
         described = describe(work, path, detector)
+        runtime = open_runtime(path, options.threads)
+        card.metrics["threshold"] = best_threshold(runtime, dataset, described["threshold"])
         save_detector(detector, with_metrics(card, described), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
         return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}

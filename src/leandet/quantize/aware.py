@@ -13,7 +13,6 @@ from torch import nn
 
 from leandet.card import Card
 from leandet.data.sample import Dataset
-from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.evaluate import check_classes, evaluate
@@ -23,7 +22,7 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.quantize.fake import DorefaWeight, Int8Weight, Lsq, Range, attach, detach
 from leandet.quantize.quantize import Tuned, calibration_images
-from leandet.runtime.runtime import RawOutput, Runtime, check_threads
+from leandet.runtime.torch import TorchRuntime
 
 OBSERVED = 16  # training images on which ranges start
 # A trained detector is moved little: a hundredth of the rate from which it came, without mosaics, once around.
@@ -71,7 +70,7 @@ def tune(detector: Detector, card: Card, dataset: Dataset, scratch: Path, *, epo
     Raises:
         UserError: if the data or the disk do not allow it.
     """
-    check_classes(_Simulation(detector, card), dataset.classes, str(dataset.root))
+    check_classes(TorchRuntime(detector, card), dataset.classes, str(dataset.root))
     copied = folded(detector)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
     layers = attach(copied, lambda layer: (Int8Weight(), Range()), torch.from_numpy(np.concatenate(images)))
@@ -114,7 +113,7 @@ def simulate(
         raise UserError(f"bits must be from 2 to 8, not {bits}.")
     split = dataset.judging
     samples = dataset.splits[split]
-    simulation = _Simulation(detector, card)
+    simulation = TorchRuntime(detector, card)
     check_classes(simulation, dataset.classes, str(dataset.root))
     before, _ = evaluate(simulation, samples, dataset.classes)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
@@ -127,7 +126,7 @@ def simulate(
 
     attach(detector, make, torch.from_numpy(np.concatenate(images)))
     _fine_tune(detector, dataset, scratch / "simulated", epochs, seed)
-    after, _ = evaluate(_Simulation(detector, card), samples, dataset.classes)
+    after, _ = evaluate(TorchRuntime(detector, card), samples, dataset.classes)
     return Simulated(method, bits, epochs, split, after.images, after.ap, before.ap)
 
 
@@ -142,18 +141,3 @@ def _fine_tune(detector: Detector, dataset: Dataset, out: Path, epochs: int, see
     recipe = replace(FINE, epochs=epochs, evaluations=min(epochs, FINE.evaluations), seed=seed)
     train(detector, dataset.splits["train"], dataset.splits["val"], dataset.classes, recipe, out)
     detector.eval()
-
-
-class _Simulation(Runtime):
-    """A detector in memory, run by PyTorch."""
-
-    def __init__(self, detector: Detector, card: Card) -> None:
-        super().__init__(card=card, name="torch", version=torch.__version__, threads=check_threads(None), device="cpu")
-        self._detector = detector
-
-    def run_network(self, inputs: np.ndarray[Any, np.dtype[np.uint8]]) -> RawOutput:
-        """The network alone: see `Runtime.run_network`."""
-        with torch.inference_mode():
-            predictions = self._detector(torch.from_numpy(inputs))
-            answer = top_k(predictions.logits, predictions.boxes, self.card.spec.detections)
-        return RawOutput(*(part.numpy() for part in answer))

@@ -183,7 +183,7 @@ def quantize(
             "fine_tuned": "no" if tuned is None else f"{tuned.epochs} epochs",
         }
         card = _card(source.card, best, after, split, provenance)
-        card.metrics["threshold"] = best_threshold(best.path, dataset, threads)
+        card.metrics["threshold"] = best_threshold(open_runtime(best.path, threads), dataset, after.threshold)
         replace_card(best.path, card)
         judged = _Judged(split, before, after, times)
         result = _result(out, best, tried, judged, _reasons(judged, max_drop), len(images))

@@ -48,9 +48,10 @@ def _onnx(path: str | Path, threads: int | None) -> Runtime:
 
 
 def _torch(path: str | Path, threads: int | None) -> Runtime:
+    from leandet.detector.files import load_detector
     from leandet.runtime.torch import TorchRuntime
 
-    return TorchRuntime(path, threads)
+    return TorchRuntime(*load_detector(Path(path)), threads)
 
 
 def _openvino(path: str | Path, threads: int | None) -> Runtime:

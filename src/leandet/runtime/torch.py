@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from leandet.card import Card
 from leandet.detector.decode import Predictions, top_k
-from leandet.detector.files import load_detector
+from leandet.detector.detector import Detector
 from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
 
 class TorchRuntime(Runtime):
-    """A `.safetensors` detector run by PyTorch on the CPU, channels last; `threads` holds for the whole process.
+    """A detector run by PyTorch on the CPU, channels last; `threads` holds for the whole process.
 
     Args:
-        path: written by `leandet.save`.
+        detector: in evaluation mode; laid out channels last, its values are left as they are.
+        card: of it.
         threads: threads for one call; None for all cores that this process may use.
-
-    Raises:
-        UserError: if the file is missing, damaged or not leandet's.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        self._detector, card = load_detector(Path(path))
-        self._detector.to(memory_format=torch.channels_last)
+    def __init__(self, detector: Detector, card: Card, threads: int | None = None) -> None:
+        self._detector = detector.to(memory_format=torch.channels_last)
         threads = check_threads(threads)
         super().__init__(card=card, name="torch", version=str(torch.__version__), threads=threads, device="cpu")
 

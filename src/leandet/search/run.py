@@ -26,6 +26,7 @@ from leandet.learn.train import train
 from leandet.machine import describe_machine
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
+from leandet.runtime.torch import TorchRuntime
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget, Clock, wind
 from leandet.search.space import Candidate, Levels, Space
@@ -310,8 +311,7 @@ def _finish(
         provenance["search_epochs"] = str(epochs)
     path = request.out / MODEL
     own = Card(card.classes, made.spec, {"val_ap": ap}, provenance)
-    save_detector(made, own, path)
-    own.metrics["threshold"] = best_threshold(path, dataset, request.threads)
+    own.metrics["threshold"] = best_threshold(TorchRuntime(made.eval(), own, request.threads), dataset)
     save_detector(made, own, path)
     results = _results(request, space, path, ap, outcome)
     write_json(request.out / FRONT, results)

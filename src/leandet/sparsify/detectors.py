@@ -316,7 +316,7 @@ class _Work:
         figures = scores.to_json()
         metrics = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
         provenance["judged"] = self.split
-        metrics["threshold"] = best_threshold(draft, self.dataset, self.threads)
+        metrics["threshold"] = best_threshold(open_runtime(draft, self.threads), self.dataset, scores.threshold)
         own = Card(card.classes, card.spec, {**card.metrics, **metrics}, provenance)
         save_detector(detector, own, draft, sparse=True)
         return scores
