@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from leandet import atomic
 from leandet.cost.count import count
 from leandet.cost.profile import EngineName
-from leandet.report.chart import Axis, Series, draw
+from leandet.report.chart import Axis, Series, picture
 
 SIDE, BLOCKS = 56, 10
 NAME = "guidelines"
@@ -231,22 +231,12 @@ def columns_of(table: str, rows: Sequence[dict[str, Any]], column: str, threads:
     return found
 
 
-STYLE = """<style>
-svg { background: #fff; font-family: system-ui, sans-serif } text { fill: #656b73; font-size: 11px }
-.grid { stroke: #e3e4e1 } .axis { stroke: #656b73 } polyline { fill: none; stroke-width: 2 }
-polyline.s0 { stroke: #a98a1c } polyline.s1 { stroke: #b8486a } polyline.s2 { stroke: #2b62b5 }
-polyline.s3 { stroke: #d0702b } polyline.s4 { stroke: #2c8f68 }
-</style>"""
-COLOURS = ("ochre", "red", "blue", "orange", "green")
-
-
 def chart(table: str, speeds: dict[str, list[float]]) -> str:
     """An SVG file: one line for each column, the table's rows from left to right."""
     what, cases = TABLES[table]
     across = Axis(", ".join(f"{i}: {one.name}" for i, one in enumerate(cases, 1)), whole=True)
     series = [Series(name, list(enumerate(values, 1))) for name, values in speeds.items()]
-    svg = str(draw(f"{table}: {what}", series, across, Axis("speed relative to the first", from_zero=True)))
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1) + "\n"
+    return str(picture(f"{table}: {what}", series, across, Axis("speed relative to the first", from_zero=True)))
 
 
 def write_docs(rows: Sequence[dict[str, Any]]) -> None:
@@ -258,8 +248,7 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
             if threads == 1:
                 name = f"guideline-{table.lower()}.svg"
                 atomic.write_text(record.DOCS / "images" / name, chart(table, speeds))
-                legend = ", ".join(f"{one} {colour}" for colour, one in zip(COLOURS, speeds, strict=False))
-                parts.append(f"![{table}, {what}](images/{name})\n\nOne thread: {legend}.")
+                parts.append(f"![{table}, {what}, one thread](images/{name})")
             figures = [[one.name, *(f"{v[place]:.2f}" for v in speeds.values())] for place, one in enumerate(cases)]
             parts.append(record.table([f"{threads} thread{'s' * (threads > 1)}", *speeds], figures))
         record.fill(record.DOCS / "guidelines.md", table, "\n\n".join(parts))

@@ -164,7 +164,7 @@ def by_torchvision(detections: Detections, iou: float) -> Detections:
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.3, 0.5, 0.6, 0.9]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_suppression_is_torchvisions(seed, iou):
     _, found = make(seed, images=2)
     for detections in found:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leandet.detector.spec import Spec
@@ -13,6 +14,7 @@ CARD_KEY = "leandet"  # the metadata key that holds the card, in every file form
 CARD_VERSION = 1
 MAX_CARD_BYTES = 1 << 20
 MAX_CLASSES = 10_000
+JUDGED = ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")  # the accuracies that a card keeps
 DEFAULT_THRESHOLD = 0.3  # score from which on a detection is shown where the model does not say
 
 
@@ -36,6 +38,11 @@ class Card:
     def threshold(self) -> float:
         """The score in [0, 1] from which on to show detections: where F1 is best on the validation images."""
         return self.metrics.get("threshold", DEFAULT_THRESHOLD)
+
+    def judged(self, figures: Mapping[str, Any], split: str) -> Card:
+        """The same with its accuracy on a split (fractions; `Scores.to_json` or what holds its names)."""
+        metrics = {**self.metrics, **{name: float(figures[name]) for name in JUDGED}}
+        return replace(self, metrics=metrics, provenance={**self.provenance, "judged": split})
 
     def dump(self) -> str:
         """One line of JSON."""

@@ -21,6 +21,8 @@ _DISTRIBUTIONS = {
     "litert": ("ai-edge-litert",),
 }
 
+BUSY_CORES = 0.25  # other programs using more than this much of a core disturb a measurement
+
 
 def describe_machine() -> dict[str, object]:
     """The machine and the software, as a plain object that goes beside every measured figure.
@@ -96,6 +98,11 @@ def busy_cores(seconds: float = 0.3) -> float | None:
     if after is None or after[1] <= before[1]:
         return load_average()
     return (after[0] - before[0]) / (after[1] - before[1]) * (os.cpu_count() or 1)
+
+
+def is_busy() -> bool:
+    """Whether other programs work so much that times measured now would be too long."""
+    return (busy_cores() or 0.0) > BUSY_CORES
 
 
 def _cpu_ticks() -> tuple[int, int] | None:

@@ -63,7 +63,7 @@ side = st.floats(0, 1, width=32)
 boxes = st.tuples(side, side, side, side).filter(lambda b: abs(b[0] - b[2]) > 1e-4 and abs(b[1] - b[3]) > 1e-4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(boxes, min_size=1, max_size=8), st.sampled_from([(48, 64), (481, 1999)]), st.sampled_from(list(Layout)))
 def test_coordinates_survive(
     tmp_path_factory: pytest.TempPathFactory, fractions: list[tuple[float, ...]], shape: tuple[int, int], to: Layout

@@ -23,7 +23,7 @@ def own(item: Sample) -> bytes:
     return str(item.image).encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=2, max_size=40),
     st.floats(0.01, 0.99),

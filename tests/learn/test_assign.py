@@ -157,7 +157,7 @@ def costs(draw):
 
 
 @given(costs())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_object_gets_one_location_of_its_own(case):
     check_one_to_one(*case)
 

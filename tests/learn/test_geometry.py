@@ -29,7 +29,7 @@ corners = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 12)] * 2)
 
 
 @given(st.lists(st.tuples(corners, corners), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_matched_overlap_is_torchvisions(pairs):
     a, b = (
         torch.tensor([(x, y, x + w, y + h) for x, y, w, h in boxes], dtype=torch.float32)

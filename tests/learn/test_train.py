@@ -19,8 +19,9 @@ from leandet.data.shapes import draw_shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
+from leandet.learn.callbacks import CURVES
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import BEST, CURVES, LAST, Outcome, train
+from leandet.learn.train import BEST, LAST, Outcome, train
 from leandet.preprocess import Size
 
 SIZE = Size(64, 64)
@@ -113,7 +114,8 @@ def test_the_detector_holds_the_best_averaged_weights(straight):
     detector, _, out = straight
     best = torch.load(out / BEST, weights_only=True)["state_dict"]
     for name, value in detector.state_dict().items():
-        torch.testing.assert_close(value, best[f"detector.{name}"], rtol=0, atol=0)
+        if not name.startswith("head.choose"):  # settled afterwards
+            torch.testing.assert_close(value, best[f"detector.{name}"], rtol=0, atol=0)
     running = torch.load(out / LAST, weights_only=True)["current_model_state"]
     assert any(not torch.equal(running[f"detector.{k}"], v) for k, v in detector.state_dict().items())
 

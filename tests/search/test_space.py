@@ -23,7 +23,7 @@ def levels_of(space, seed):
 
 
 @given(st.integers(0, 10**6), st.floats(0, 20))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_width_is_legal_and_grows_with_the_factor(space, seed, factor):
     levels = levels_of(space, seed)
     narrow, wide = space.candidate(levels, factor), space.candidate(levels, factor * 1.3)

@@ -130,7 +130,7 @@ sides = st.integers(1, 6)
 
 
 @given(st.sampled_from([(2, 4), (4, 8), (1, 4), (1, 2)]), sides, sides, st.sampled_from([(), (1, 1), (3, 3)]), sides)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_group_of_m_keeps_exactly_its_n_largest(nm, outputs, groups, kernel, seed):
     n, m = nm
     weight = torch.randn(outputs, groups * m, *kernel, generator=torch.Generator().manual_seed(seed))
@@ -143,7 +143,7 @@ def test_every_group_of_m_keeps_exactly_its_n_largest(nm, outputs, groups, kerne
 
 
 @given(st.integers(1, 4), sides, sides, st.sampled_from([(), (1, 1), (3, 3)]), st.floats(0, 0.99), sides)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_blocks_go_whole_and_the_least_go(length, blocks, inputs, kernel, sparsity, seed):
     weight = torch.randn(blocks * length, inputs, *kernel, generator=torch.Generator().manual_seed(seed))
     (mask,) = Blocks(length).masks({"w": weight.abs()}, sparsity, Scope.UNIFORM).values()

@@ -49,7 +49,7 @@ def any_tensor(draw: st.DrawFn) -> torch.Tensor:
 
 
 @given(st.lists(any_tensor(), max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_whatever_is_written_is_read_back_bit_for_bit(tmp_path_factory, tensors):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     named = {f"ü{index}": tensor for index, tensor in enumerate(tensors)}
@@ -68,7 +68,7 @@ def test_codebooks_of_any_size(tmp_path, distinct):
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 3), st.integers(0, 1200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_gaps_say_where(flags, repeats, empty):
     kept = np.array(flags * repeats + [False] * empty + flags, bool)
     stream = to_gaps(kept)

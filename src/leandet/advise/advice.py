@@ -27,7 +27,7 @@ class Advice:
     Attributes:
         guideline: why.
         module: where, the first module that changes.
-        change: what to do, in words.
+        change: what to do and where, in words.
         before_ms, after_ms: the layers that change, measured side by side in the runtime.
         network_ms: the whole network before, as predicted from its measured pieces.
         multiply_adds: of the whole network, before and after.
@@ -71,7 +71,7 @@ class Advice:
         """The whole advice as one sentence."""
         before, after = self.multiply_adds
         return (
-            f"{self.guideline}, {self.module}: {self.change}: {self.before_ms:.3f} ms become {self.after_ms:.3f} ms, "
+            f"{self.guideline}: {self.change}: {self.before_ms:.3f} ms become {self.after_ms:.3f} ms, "
             f"{self.gain:.1%} of the network; multiply-adds {before / 1e6:.1f} M -> {after / 1e6:.1f} M."
         )
 

@@ -143,8 +143,10 @@ def _one_elementwise(
         return []
     before, after = side_by_side(predictor, [one.piece for one in changed], instead)
     modules = [m for one in changed for o, m in zip(one.piece.operations, one.modules, strict=True) if o.op == op]
-    change = words if len(modules) == 1 else f"{words} there and in {len(modules) - 1} more, to {modules[-1]}"
-    advice = Advice(Guideline.FEW_ELEMENTWISE, modules[0], change, before, after, network_ms, (work, work))
+    where = modules[0] if len(modules) == 1 else f"{modules[0]} and in {len(modules) - 1} more, to {modules[-1]}"
+    advice = Advice(
+        Guideline.FEW_ELEMENTWISE, modules[0], f"{words} in {where}", before, after, network_ms, (work, work)
+    )
     return [advice] if advice.gain >= LEAST_GAIN else []
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from leandet import atomic
 from leandet.cache import cache_folder
 from leandet.cost.graph import Graph
 from leandet.engines import onnx_options, openvino_settings
-from leandet.machine import describe_machine
+from leandet.machine import describe_machine, is_busy
 
 SIDE = 1024  # of the square matrices whose product is the peak
 COPIED = tuple(1 << power for power in range(17, 29, 2))  # bytes moved by a copy, both ways: 128 KiB to 128 MiB
@@ -72,7 +72,8 @@ def roofline(runtime: str, version: str, threads: int) -> Roofline:
         version: the runtime's.
         threads: threads for one call.
 
-    A cached figure counts for the same processor, runtime version and threads.
+    A cached figure counts for the same processor, runtime version and threads; one that was measured while other
+    programs ran counts until they no longer do.
 
     Raises:
         UserError: if the cache folder cannot be written.
@@ -81,16 +82,25 @@ def roofline(runtime: str, version: str, threads: int) -> Roofline:
     key = [machine["cpu"], machine["usable_cores"], runtime, version, threads]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache_folder() / f"roofline-{name}.json"
+    known = _read(path, key, runtime, threads)
+    if known is not None:
+        return known
+    busy = is_busy()
+    limits = Roofline(_peak(runtime, threads), bandwidths(threads), runtime, threads)
+    atomic.write_json(path, {"key": key, "busy": busy or is_busy(), **limits.to_json()})
+    return limits
+
+
+def _read(path: Path, key: list[object], runtime: str, threads: int) -> Roofline | None:
+    """What was measured before; None where nothing was, or where the machine was busy then and no longer is."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["key"] == key:
-            speeds = tuple((int(size), float(speed)) for size, speed in found["bandwidths"])
-            return Roofline(float(found["peak_gflops"]), speeds, runtime, threads)
+        if found["key"] != key or (found["busy"] and not is_busy()):
+            return None
+        speeds = tuple((int(size), float(speed)) for size, speed in found["bandwidths"])
+        return Roofline(float(found["peak_gflops"]), speeds, runtime, threads)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not measured yet, or by another version: measure
-    limits = Roofline(_peak(runtime, threads), bandwidths(threads), runtime, threads)
-    atomic.write_json(path, {"key": key, **limits.to_json()})
-    return limits
+        return None  # not measured yet, or by another version
 
 
 def bandwidths(threads: int) -> tuple[tuple[int, float], ...]:
@@ -114,7 +124,7 @@ def _copy_speed(size: int, threads: int, pool: ThreadPoolExecutor) -> float:
 
 
 def _time(run: Callable[[], object]) -> float:
-    """Median seconds of a call."""
+    """Seconds of the fastest call: a limit is what the machine can do, not what others leave of it."""
     run()
     times: list[float] = []
     end = time.perf_counter() + SECONDS
@@ -122,7 +132,7 @@ def _time(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return median(times)
+    return min(times)
 
 
 def _peak(runtime: str, threads: int) -> float:

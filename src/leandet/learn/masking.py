@@ -8,8 +8,8 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from leandet.learn.callbacks import Averaging
 from leandet.learn.module import Training
-from leandet.learn.train import Averaging
 from leandet.sparsify import Hold, Movement, Plan, Ramp
 from leandet.sparsify.masking import apply
 from leandet.sparsify.patterns import Masks

@@ -23,6 +23,7 @@ class Recipe:
         ema_decay: of the averaged weights, per step, once warmed up.
         auxiliary: weight of the one-to-many loss on the class logits; 0 for plain OneNet.
         assign: decides which locations learn to detect which object.
+        settling: share of the epochs that are added for the choice alone (`leandet.learn.settle`); 0 for none.
         scale_penalty: weight of the sum of the batch-norms' absolute scales (Network Slimming, arXiv 1708.06519), which
             drives scales to zero for pruning by them; 0 for none, about 1e-4 in the paper.
         clip: largest norm of the gradient.
@@ -42,6 +43,7 @@ class Recipe:
     ema_decay: float = 0.995
     auxiliary: float = 1.0
     assign: Assigner = field(default_factory=MinimumCost)
+    settling: float = 0.08
     scale_penalty: float = 0.0
     clip: float = 10.0
     evaluations: int = 12
@@ -55,6 +57,8 @@ class Recipe:
                 raise UserError(f"{name} must be at least {least}, not {value}.")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if not 0 <= self.settling <= 1:
+            raise UserError(f"settling must be from 0 to 1, not {self.settling}.")
         if not 0 <= self.scale_penalty < float("inf"):
             raise UserError(f"scale_penalty must be at least 0, not {self.scale_penalty}.")
 
@@ -70,3 +74,8 @@ class Recipe:
     def evaluate_every(self) -> int:
         """Epochs between two measurements on the validation split."""
         return max(1, self.epochs // self.evaluations)
+
+    @property
+    def settling_epochs(self) -> int:
+        """Epochs for the choice alone, after the others; none where a cut by the norms' scales is still to come."""
+        return max(1, round(self.settling * self.epochs)) if self.settling and not self.scale_penalty else 0

@@ -27,7 +27,7 @@ from leandet.export.stopwatch import Stopwatch
 from leandet.learn.loss import Criterion
 from leandet.nets.weights import TorchvisionWeights
 from leandet.pipeline.options import Architecture, default_epochs, input_size
-from leandet.pipeline.stages import Work, begin, describe, teach, with_metrics
+from leandet.pipeline.stages import Work, begin, describe, teach
 from leandet.search import Request, search
 from leandet.search.latency import Budget
 
@@ -317,7 +317,7 @@ class Search:
         found = search(request, work.dataset, work.tell)
         detector, card = load_detector(found.path)
         described = describe(work, found.path, detector)
-        save_detector(detector, with_metrics(card, described), found.path)
+        save_detector(detector, card.judged(described, described["split"]), found.path)
         trials = [
             {"name": f"search trial {row['trial']}", "stage": self.name, "p50_ms": row["latency_ms"], **row}
             for row in found.results["trials"]

@@ -32,7 +32,6 @@ from leandet.learn.train import LAST, train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
-from leandet.pipeline.stages import with_metrics
 from leandet.request import check_request
 from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
@@ -299,7 +298,7 @@ class _Job:
         save_detector(detector, self.card, path)
         figures = self._figures(name, detector, path)
         own = {key: value for key, value in self.card.metrics.items() if key != "threshold"}  # measured at the end
-        self.card = with_metrics(replace(self.card, metrics=own), figures)
+        self.card = replace(self.card, metrics=own).judged(figures, figures["split"])
         save_detector(detector, self.card, path)
         write_json(note, figures)
         self.points.append(figures)
@@ -332,4 +331,4 @@ class _Job:
         if pruning.teacher is not None:
             told["teacher"] = pruning.teacher.name
         card = replace(self.card, spec=detector.spec, provenance={**self.card.provenance, **told})
-        return with_metrics(card, figures)
+        return card.judged(figures, figures["split"])

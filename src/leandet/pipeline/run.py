@@ -12,8 +12,9 @@ from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
 from leandet.errors import UserError
+from leandet.learn.callbacks import CURVES
 from leandet.learn.processes import Processes
-from leandet.learn.train import CURVES, LAST
+from leandet.learn.train import LAST
 from leandet.machine import describe_machine, versions
 from leandet.pipeline.options import Options
 from leandet.pipeline.pictures import pictures

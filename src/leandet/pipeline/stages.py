@@ -148,7 +148,7 @@ class Train:
         described = describe(work, path, detector)
         runtime = open_runtime(path, options.threads)
         card.metrics["threshold"] = best_threshold(runtime, dataset, described["threshold"])
-        save_detector(detector, with_metrics(card, described), path)
+        save_detector(detector, card.judged(described, described["split"]), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
         return {**described, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
 
@@ -210,14 +210,6 @@ def load_backbone(detector: Detector, weights: str) -> str:
         raise UserError(f"--weights must be imagenet, none or a safetensors file; there is no file {weights}.")
     load_weights(detector.backbone, path)
     return path.name
-
-
-def with_metrics(card: Card, described: dict[str, Any]) -> Card:
-    """The card with the accuracy measured on the judged split."""
-    measured = {name: float(described[name]) for name in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
-    return Card(
-        card.classes, card.spec, {**card.metrics, **measured}, {**card.provenance, "judged": described["split"]}
-    )
 
 
 class Export:

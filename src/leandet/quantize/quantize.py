@@ -344,13 +344,10 @@ def _result(
 
 def _card(card: Card, best: _Candidate, scores: Scores, split: str, how: dict[str, str]) -> Card:
     """The 8-bit model's own figures in place of its source's."""
-    figures = scores.to_json()
-    measured = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
     provenance = {
         **card.provenance,
         "precision": "int8",
         **how,
         "float32_layers": ", ".join(best.keep) or "none",
-        "judged": split,
     }
-    return Card(card.classes, card.spec, measured, provenance)
+    return Card(card.classes, card.spec, {}, provenance).judged(scores.to_json(), split)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 COLOURS = 6  # classes s0 to s5 in the page's style sheet
 
 _WIDTH, _HEIGHT = 440, 260  # small, so that the letters stay readable when a phone shrinks it
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 42  # right: half of the last tick's number
 
 # A chart in a file of its own: width, height, both as shown, title's left, title, chart, legend. The page's colours.
 _FILE = Markup(

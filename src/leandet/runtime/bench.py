@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from leandet.errors import UserError
-from leandet.machine import busy_cores, describe_machine
+from leandet.machine import BUSY_CORES, busy_cores, describe_machine
 from leandet.preprocess import Image
 from leandet.runtime import model_bytes, open_runtime
 from leandet.runtime.fresh import measure_fresh
@@ -24,7 +24,6 @@ WARM_UP_SECONDS = 0.3
 WARM_UP_CALLS = 3
 MAX_IMAGES = 64  # decoded photographs held in memory
 MAX_BATCH = 1024
-BUSY_CORES = 0.25  # other programs using more than this much of a core disturb a measurement
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,12 +313,9 @@ class _Work:
             provenance["shared_values"] = f"{bits} bits"
         save_detector(detector, card, draft, sparse=True)
         scores = self.ap(draft)
-        figures = scores.to_json()
-        metrics = {k: float(figures[k]) for k in ("ap", "ap50", "ap75", "ap_with_nms", "duplicates_per_100")}
-        provenance["judged"] = self.split
-        metrics["threshold"] = best_threshold(open_runtime(draft, self.threads), self.dataset, scores.threshold)
-        own = Card(card.classes, card.spec, {**card.metrics, **metrics}, provenance)
-        save_detector(detector, own, draft, sparse=True)
+        threshold = best_threshold(open_runtime(draft, self.threads), self.dataset, scores.threshold)
+        own = Card(card.classes, card.spec, {**card.metrics, "threshold": threshold}, provenance)
+        save_detector(detector, own.judged(scores.to_json(), self.split), draft, sparse=True)
         return scores
 
     def times(self, dense: Detector, sparse: Detector, card: Card, seconds: float) -> BenchReport:

@@ -1,0 +1,126 @@
+"""What happens beside the steps of a training: the bar, the averaged weights, the curves, the best weights kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBar
+from torch import Tensor, nn
+
+from leandet.atomic import write_json
+
+CURVES = "curves.json"
+
+
+class Bar(RichProgressBar):
+    """The progress bar, with the training's figures alone."""
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures shown, without the logger's version."""
+        figures = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in figures.items() if name != "v_num"}
+
+
+class Best(ModelCheckpoint):
+    """Keeps the weights of the highest AP measured from some epoch on, counted from 0."""
+
+    def __init__(self, out: Path, choose_from: int) -> None:
+        super().__init__(
+            out, "best", monitor="ap", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+        )
+        self._from = choose_from
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare this measurement with the best, if it counts yet."""
+        if trainer.current_epoch >= self._from:
+            super().on_validation_end(trainer, pl_module)
+
+
+class Averaging(WeightAveraging):
+    """Exponential moving average of weights and buffers whose memory grows with training up to `decay`.
+
+    Early on the average must forget the random start: step n uses min(decay, (1 + n) / (10 + n)), as TensorFlow's
+    ExponentialMovingAverage does.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(old: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
+            step = int(count)
+            share = 1 - min(decay, (1 + step) / (10 + step))
+            if old[0].is_floating_point():
+                torch._foreach_lerp_(old, new, share)
+            else:  # counters, such as batch-norm's
+                torch._foreach_copy_(old, new)
+
+        super().__init__(multi_avg_fn=average)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged copy of the module in training."""
+        if self._average_model is None:
+            raise RuntimeError("there is an average only once training has begun.")
+        average: nn.Module = self._average_model.module
+        return average
+
+
+class Progress(Callback):
+    """Writes `curves.json` after each epoch and measures how long steps wait for data."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / CURVES
+        self.curves: list[dict[str, float]] = []
+        self._epoch_start = self._step_end = 0.0
+        self._loading = self._stepping = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves travel in the checkpoint, so that a resume has those of the epochs that it holds, no more."""
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the curves of the epochs before a resume."""
+        self.curves = list(state_dict["curves"])
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clocks."""
+        self._epoch_start = self._step_end = time.perf_counter()
+        self._loading = self._stepping = 0.0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The wait for this batch is over."""
+        self._loading += time.perf_counter() - self._step_end
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One step, with its wait, is over."""
+        now = time.perf_counter()
+        self._stepping += now - self._step_end
+        self._step_end = now
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note the epoch's figures; validation, if any, ran before this."""
+        epoch = trainer.current_epoch + 1
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss")}
+        if epoch % (trainer.check_val_every_n_epoch or 1) == 0:
+            figures |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("ap")}
+        self.curves.append(
+            {
+                "epoch": epoch,
+                **figures,
+                "learning_rate": float(trainer.optimizers[0].param_groups[-1]["lr"]),
+                "seconds": time.perf_counter() - self._epoch_start,
+                "loading_seconds": self._loading,
+                "step_seconds": self._stepping,
+            }
+        )
+        if trainer.is_global_zero:
+            write_json(self._path, self.curves)

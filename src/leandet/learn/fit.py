@@ -1,0 +1,111 @@
+"""Lightning's trainer as every training here uses it: without advertisements, and ended by Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from leandet.data.batch import Batch
+from leandet.learn.callbacks import Bar
+from leandet.learn.checkpoints import WholeCheckpoints
+from leandet.learn.processes import Processes
+from leandet.learn.recipe import Recipe
+from leandet.learn.validation import ValidationBatch
+
+
+def trainer_for(
+    recipe: Recipe, callbacks: Sequence[Callback], evaluate_every: int, out: Path | None = None
+) -> lightning.Trainer:
+    """A trainer for the processes that there are.
+
+    Args:
+        recipe: its epochs and the largest norm of its gradients.
+        callbacks: beside the progress bar.
+        evaluate_every: epochs between two measurements on the validation split.
+        out: folder for the checkpoints and logs; None for neither.
+    """
+    processes = Processes.here()
+    logs = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        logs = [TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="", version="csv")]
+    with quiet():
+        return lightning.Trainer(
+            accelerator="auto",
+            devices=processes.each,
+            num_nodes=processes.nodes,
+            strategy="ddp" if processes.world > 1 else "auto",
+            use_distributed_sampler=False,  # the loader shares the pictures out
+            sync_batchnorm=torch.cuda.is_available() and processes.world > 1,  # PyTorch has none on the CPU
+            precision="16-mixed" if torch.cuda.is_available() else "32-true",
+            max_epochs=recipe.epochs,
+            check_val_every_n_epoch=evaluate_every,
+            gradient_clip_val=recipe.clip,
+            callbacks=[*callbacks, Bar(leave=False, console_kwargs={"stderr": True})],  # standard output: the answer's
+            plugins=[WholeCheckpoints()],
+            logger=logs,
+            log_every_n_steps=1_000_000,
+            num_sanity_val_steps=0,
+            enable_checkpointing=out is not None,
+            enable_model_summary=False,
+            default_root_dir=out,
+        )
+
+
+def fit(
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    training: DataLoader[Batch],
+    validation: DataLoader[ValidationBatch],
+    checkpoint: Path | None = None,
+) -> None:
+    """Train `module`, from `checkpoint` where there is one (read without pickle).
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, with the last checkpoint whole.
+    """
+    with quiet(), interruptible(trainer):
+        path = None if checkpoint is None else str(checkpoint)
+        trainer.fit(module, training, validation, ckpt_path=path, weights_only=True)
+
+
+@contextmanager
+def interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Ctrl-C within is a KeyboardInterrupt again: Lightning makes an exit with code 1 of it, and ignores the next."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's advertisements and advice, meant for its own callers, off a person's screen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
