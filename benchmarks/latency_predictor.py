@@ -9,29 +9,27 @@ shares nothing with the predictor, and timed in turns with the others. Interrupt
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import record
 import torch
 from timing import call, in_turns
 
-from leandet import atomic, nets
+from leandet import nets
 from leandet.compress.channels import Structure, analyse
 from leandet.compress.latencies import Latencies
 from leandet.compress.narrow import narrow
 from leandet.cost.latency import Predictor
 from leandet.cost.profile import EngineName
-from leandet.machine import describe_machine
 
 BACKBONES = ("mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0")
 LEAST = 0.4  # of a group's channels stay at least
 TOGETHER = 6  # networks timed in turns
-RESULTS = Path(__file__).parent / "results"
+NAME = "latency_predictor"
 
 
 def random_kept(structure: Structure, seed: int) -> dict[str, int]:
@@ -71,7 +69,6 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         tell(f"{name}: {len(measured)} of {len(configurations)} networks measured")
     errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
     return {
-        "backbone": name,
         "median_error": round(median(errors), 4),
         "worst_error": round(max(errors), 4),
         "bias": round(median(p / m - 1 for p, m in zip(predicted, measured, strict=True)), 4),
@@ -89,31 +86,35 @@ def tell(line: str) -> None:
 
 
 def main() -> None:
-    """Every backbone; the JSON is written after each."""
+    """Every backbone; the JSON is written after each, then the table of docs/profiling.md anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtime", choices=["onnx", "openvino"], default="onnx")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--configurations", type=int, default=30)
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
-    parser.add_argument("--out", type=Path, help="the JSON file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    out = arguments.out or RESULTS / f"latency_predictor_{arguments.runtime}_{arguments.threads}.json"
-    settings = {k: v for k, v in vars(arguments).items() if k not in {"out", "backbones"}}
-    rows: list[dict[str, Any]] = []
-    if out.is_file() and (before := json.loads(out.read_text(encoding="utf-8")))["settings"] == settings:
-        rows = [row for row in before["rows"] if row["backbone"] in arguments.backbones]
-    print(f"{'backbone':22} {'median error':>12} {'worst':>8} {'bias':>8} {'rank corr.':>10} {'predictions/s':>13}")
+    settings = {k: v for k, v in vars(arguments).items() if k != "backbones"}
+    rows: list[dict[str, Any]] = record.load(NAME).get("rows", [])
     for name in arguments.backbones:
-        if not any(row["backbone"] == name for row in rows):
-            rows.append(compare(name, arguments))
-            atomic.write_json(out, {"settings": settings, "machine": describe_machine(), "rows": rows})
-        row = next(row for row in rows if row["backbone"] == name)
-        print(
-            f"{name:22} {row['median_error']:>12.1%} {row['worst_error']:>8.1%} {row['bias']:>+8.1%} "
-            f"{row['rank_correlation']:>10.3f} {row['predictions_per_s']:>13}"
-        )
+        key = {"backbone": name, **settings}
+        if not any(key.items() <= row.items() for row in rows):
+            rows.append({**key, **compare(name, arguments)})
+            record.save(NAME, {"rows": rows})
+    text = record.table(
+        ["backbone", "runtime", "threads", "median error", "worst", "bias", "rank correlation", "predictions/s"],
+        [
+            [
+                *(row["backbone"], row["runtime"], str(row["threads"]), f"{row['median_error']:.1%}"),
+                *(f"{row['worst_error']:.1%}", f"{row['bias']:+.1%}", f"{row['rank_correlation']:.3f}"),
+                f"{row['predictions_per_s']:,}",
+            ]
+            for row in rows
+        ],
+    )
+    print(text)
+    record.fill(record.DOCS / "profiling.md", "predictor", text)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,22 @@ The goals: within 10 %, below 30 s. The JSON is written after each backbone; an 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
-from pathlib import Path
 from typing import Any
 
+import record
 import torch
 
-from leandet import atomic, nets
+from leandet import nets
 from leandet.cost.profile import EngineName, example, profile
-from leandet.machine import describe_machine
 
 SEEDS = (
     *("alexnet", "squeezenet1_0", "squeezenet1_1", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large"),
     *("mobilenet_v3_small", "shufflenet_v1_g3_x1_0", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
 )
 WITHIN, BELOW_S = 0.10, 30.0
-OUT = Path(__file__).parent / "results" / "profile_sums.json"
+NAME = "profile_sums"
 
 
 def one(name: str, runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,33 +42,41 @@ def one(name: str, runtime: str, arguments: argparse.Namespace) -> dict[str, Any
     }
 
 
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the JSON lacks, then all that was asked for."""
+    settings = {"threads": arguments.threads, "size": arguments.size}
+    before = record.load(NAME)
+    rows: list[dict[str, Any]] = before["rows"] if before.get("settings") == settings else []
+    wanted = [(runtime, name) for runtime in arguments.runtimes for name in arguments.backbones]
+    done = {(row["runtime"], row["backbone"]) for row in rows}
+    for runtime, name in wanted:
+        if (runtime, name) not in done:
+            rows.append(one(name, runtime, arguments))
+            record.save(NAME, {"settings": settings, "rows": rows})
+            print(f"{len(rows)} of {len(wanted)}: {name} on {runtime}", file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
-    """Every backbone on every runtime."""
+    """Every backbone on every runtime; then the table of docs/profiling.md is written anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtimes", nargs="+", choices=["onnx", "openvino"], default=["onnx", "openvino"])
     parser.add_argument("--backbones", nargs="+", default=list(SEEDS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    settings = {"threads": arguments.threads, "size": arguments.size}
-    rows: list[dict[str, Any]] = []
-    if arguments.out.is_file():
-        before = json.loads(arguments.out.read_text(encoding="utf-8"))
-        rows = before["rows"] if before["settings"] == settings else []
-    print(f"{'backbone':24} {'runtime':9} {'whole ms':>9} {'layers ms':>9} {'off':>7} {'took s':>7}")
-    for runtime in arguments.runtimes:
-        for name in arguments.backbones:
-            row = next((r for r in rows if (r["backbone"], r["runtime"]) == (name, runtime)), None)
-            if row is None:
-                row = one(name, runtime, arguments)
-                rows.append(row)
-                atomic.write_json(arguments.out, {"settings": settings, "machine": describe_machine(), "rows": rows})
-            fine = abs(row["off"]) <= WITHIN and row["profile_took_s"] <= BELOW_S
-            print(
-                f"{name:24} {runtime:9} {row['measured_ms']:9.3f} {row['sum_of_layers_ms']:9.3f} "
-                f"{row['off']:>+7.1%} {row['profile_took_s']:>7.1f}{'' if fine else '  misses'}"
-            )
+    text = record.table(
+        ["backbone", "runtime", "whole, ms", "layers, ms", "off", "profile took, s"],
+        [
+            [
+                *(row["backbone"], row["runtime"], f"{row['measured_ms']:.3f}", f"{row['sum_of_layers_ms']:.3f}"),
+                f"{row['off']:+.1%}{'' if abs(row['off']) <= WITHIN else ' (misses)'}",
+                f"{row['profile_took_s']:.1f}{'' if row['profile_took_s'] <= BELOW_S else ' (misses)'}",
+            ]
+            for row in measure(parser.parse_args())
+        ],
+    )
+    print(text)
+    record.fill(record.DOCS / "profiling.md", "sums", text)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_zeros_stay(dataset):
 
 
 def test_epochs_are_a_share_of_the_recipes(dataset):
-    assert Recipe(epochs=100).settling_epochs == 8
+    assert Recipe(epochs=100).settling_epochs == 16
     assert Recipe(epochs=1).settling_epochs == 1
     assert Recipe(epochs=100, settling=0).settling_epochs == 0
     assert Recipe(epochs=100, scale_penalty=1e-4).settling_epochs == 0

@@ -43,7 +43,7 @@ class Recipe:
     ema_decay: float = 0.995
     auxiliary: float = 1.0
     assign: Assigner = field(default_factory=MinimumCost)
-    settling: float = 0.08
+    settling: float = 0.16
     scale_penalty: float = 0.0
     clip: float = 10.0
     evaluations: int = 12

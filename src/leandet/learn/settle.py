@@ -25,7 +25,7 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
 from leandet.sparsify.hold import Hold
 
-RATE = 2e-3  # of the choice alone; the recipe's own rate is for a network that still has to learn what it sees
+RATE = 5e-3  # of the choice alone; the recipe's own rate is for a network that still has to learn what it sees
 
 
 class Settling(Training):
