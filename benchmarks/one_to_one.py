@@ -125,7 +125,7 @@ def run(asked: argparse.Namespace, dataset: Dataset, assign: Assigner, seed: int
     make = Recipe if asked.weights else Recipe.from_nothing
     start = make(epochs=asked.epochs, batch=asked.batch, seed=seed)
     # Measured once, at the end: no cell gains by a choice among its epochs.
-    recipe = replace(start, auxiliary=0.0, assign=assign, evaluations=1, patience=0)
+    recipe = replace(start, auxiliary=0.0, settling=0.0, assign=assign, evaluations=1, patience=0)
     detector = build(asked, dataset, seed)
     began = time.perf_counter()
     splits = dataset.splits

@@ -108,10 +108,7 @@ def train(
         recipe, _callbacks(recipe, out, [progress, *callbacks], choose_from), recipe.evaluate_every, out
     )
     fit(trainer, module, loader, judge, checkpoint if resume else None)
-    best = out / BEST if (out / BEST).is_file() else checkpoint
-    state = read_checkpoint(best)["state_dict"]
-    detector.load_state_dict({k.removeprefix("detector."): v for k, v in state.items() if k.startswith("detector.")})
-    detector.eval()
+    _take_best(detector, out)
     curves = progress.curves
     best_ap = max((row["ap"] for row in curves if "ap" in row and row["epoch"] > choose_from), default=-1.0)
     seconds = sum(row["seconds"] for row in curves)
@@ -125,6 +122,14 @@ def train(
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
         curves=curves,
     )
+
+
+def _take_best(detector: Detector, out: Path) -> None:
+    """The averaged weights of the best measured epoch, or of the last where none was measured."""
+    best = out / BEST if (out / BEST).is_file() else out / LAST
+    state = read_checkpoint(best)["state_dict"]
+    detector.load_state_dict({k.removeprefix("detector."): v for k, v in state.items() if k.startswith("detector.")})
+    detector.eval()
 
 
 def _check(detector: Detector, training: Sequence[Sample], validation: Sequence[Sample], recipe: Recipe) -> None:
