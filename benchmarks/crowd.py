@@ -155,7 +155,7 @@ def main() -> None:
     samples = dataset.splits["val"]
     start = Recipe.from_nothing(asked.epochs, asked.batch, asked.seed)
     recipe = replace(start, evaluations=1, patience=0)
-    many = replace(recipe, auxiliary=0.0, assign=TaskAligned())
+    many = replace(recipe, auxiliary=0.0, settling=0.0, assign=TaskAligned())
     rows = []
     for name, chosen in (("one-to-one", recipe), ("one-to-many", many)):
         answers = detect(trained(asked, dataset, name, chosen), samples)

@@ -152,7 +152,7 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Sc
     if axis.from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high - low <= abs(high) * 1e-9:
-        room = 1.0 if axis.whole or high == 0 else abs(high) / 2
+        room = 1.0 if axis.whole or high == 0 else abs(high) / 10
         low, high = low - (0 if axis.from_zero else room), high + room
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
