@@ -3,32 +3,16 @@
 import pytest
 import torch
 
-from leandet.data.read import read
-from leandet.data.shapes import draw_shapes
-from leandet.detector.detector import Detector
-from leandet.detector.spec import Spec
 from leandet.learn.callbacks import Best
 from leandet.learn.masking import Masking
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import BEST, LAST, train
-from leandet.preprocess import Size
 from leandet.sparsify import Movement, NofM, Plan, Ramp, magnitude
 
-SIZE, EPOCHS = Size(64, 64), 4
+EPOCHS = 4
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return read(draw_shapes(tmp_path_factory.mktemp("shapes"), train=8, val=4, side=64))[0]
-
-
-def detector_for(dataset) -> Detector:
-    torch.manual_seed(0)
-    return Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
-
-
-def run(dataset, out, plan, ramp=2, resume=False, **more):
-    detector = detector_for(dataset)
+def run(dataset, detector, out, plan, ramp=2, resume=False, **more):
     masking = Masking(plan, Ramp(ramp))
     recipe = Recipe(epochs=EPOCHS, batch=4, patience=0, workers=0, evaluations=EPOCHS, warmup_epochs=1)
     splits = dataset.splits
@@ -42,9 +26,9 @@ def run(dataset, out, plan, ramp=2, resume=False, **more):
 
 
 @pytest.mark.parametrize("plan", [Plan(0.8), Plan(0.5, NofM(2, 4)), Plan(0.8, scorer=Movement())], ids=str)
-def test_masks_hold_in_weights_average_and_momentum(dataset, tmp_path, plan):
-    detector, masking = run(dataset, tmp_path, plan)
-    untrained = detector_for(dataset)
+def test_masks_hold_in_weights_average_and_momentum(dataset, untrained, tmp_path, plan):
+    detector, masking = run(dataset, untrained(), tmp_path, plan)
+    before = untrained()
     last = torch.load(tmp_path / LAST, weights_only=True)
     assert set(masking.masks) == set(plan.weights(detector))
     zeros = sum(int((~mask).sum()) for mask in masking.masks.values())
@@ -53,9 +37,7 @@ def test_masks_hold_in_weights_average_and_momentum(dataset, tmp_path, plan):
     moments = list(last["optimizer_states"][0]["state"].values())
     for name, mask in masking.masks.items():
         assert (detector.get_parameter(name)[~mask] == 0).all()
-        assert not mask.any() or not torch.equal(
-            detector.get_parameter(name)[mask], untrained.get_parameter(name)[mask]
-        )
+        assert not mask.any() or not torch.equal(detector.get_parameter(name)[mask], before.get_parameter(name)[mask])
         for state in ("state_dict", "current_model_state"):
             assert (last[state][f"detector.{name}"][~mask] == 0).all(), (name, state)
     assert len(moments) == len(names)
@@ -70,8 +52,8 @@ def test_masks_hold_in_weights_average_and_momentum(dataset, tmp_path, plan):
     assert seen
 
 
-def test_only_weights_with_all_their_zeros_are_chosen(dataset, tmp_path):
-    detector, masking = run(dataset, tmp_path, Plan(0.8), ramp=3)
+def test_only_weights_with_all_their_zeros_are_chosen(dataset, untrained, tmp_path):
+    detector, masking = run(dataset, untrained(), tmp_path, Plan(0.8), ramp=3)
     best = torch.load(tmp_path / BEST, weights_only=True)
     assert best["epoch"] >= 3
     for name, mask in masking.masks.items():
@@ -96,22 +78,22 @@ class StopsAfter(Masking):
 
 
 @pytest.mark.parametrize("scorer", ["magnitude", "movement"])
-def test_an_interrupted_training_cuts_the_same_weights(dataset, tmp_path, scorer):
+def test_an_interrupted_training_cuts_the_same_weights(dataset, untrained, tmp_path, scorer):
     def plan() -> Plan:
         return Plan(0.8, scorer=magnitude if scorer == "magnitude" else Movement())
 
-    wanted, masking = run(dataset, tmp_path / "straight", plan(), ramp=3)
+    wanted, masking = run(dataset, untrained(), tmp_path / "straight", plan(), ramp=3)
     recipe = Recipe(epochs=EPOCHS, batch=4, patience=0, workers=0, evaluations=EPOCHS, warmup_epochs=1)
     splits = dataset.splits
     with pytest.raises(Stop):
         train(
-            *(detector_for(dataset), splits["train"], splits["val"], dataset.classes, recipe, tmp_path / "broken"),
+            *(untrained(), splits["train"], splits["val"], dataset.classes, recipe, tmp_path / "broken"),
             callbacks=[StopsAfter(plan(), Ramp(3))],
             choose_from=3,
         )
     checkpoint = torch.load(tmp_path / "broken" / LAST, weights_only=True)
     assert checkpoint["epoch"] == 1
-    found = detector_for(dataset)
+    found = untrained()
     resumed = StopsAfter(plan(), Ramp(3))
     resumed.on_train_epoch_start = lambda *arguments: Masking.on_train_epoch_start(resumed, *arguments)
     train(

@@ -6,54 +6,41 @@ import pytest
 import torch
 
 from leandet.data.loader import training_loader
-from leandet.data.read import read
-from leandet.data.shapes import draw_shapes
-from leandet.detector.detector import Detector
-from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.learn.recipe import Recipe
 from leandet.learn.settle import settle
 from leandet.learn.validation import validation_loader
-from leandet.preprocess import Size
 
-SIZE = Size(64, 64)
 RECIPE = Recipe(epochs=20, batch=4, workers=0, settling=0.5)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return read(draw_shapes(tmp_path_factory.mktemp("shapes"), train=8, val=4, side=64))[0]
-
-
-def detector_for(dataset) -> Detector:
-    torch.manual_seed(0)
-    return Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
-
-
 def settled(dataset, detector, recipe=RECIPE):
-    loader = training_loader(dataset.splits["train"], SIZE, batch=4, seed=0, mosaic_until=9, workers=0)
-    judge = validation_loader(dataset.splits["val"], SIZE, 4)
+    size = detector.spec.size
+    loader = training_loader(dataset.splits["train"], size, batch=4, seed=0, mosaic_until=9, workers=0)
+    judge = validation_loader(dataset.splits["val"], size, 4)
     return settle(detector, loader, judge, dataset.splits["val"], dataset.classes, recipe), loader
 
 
-def test_only_the_choice_changes(dataset):
-    detector = detector_for(dataset)
+def test_only_the_choice_changes(dataset, untrained):
+    detector = untrained()
     detector.backbone.requires_grad_(False)
+    frozen = "head.choose.0.2.weight"
+    detector.get_parameter(frozen).requires_grad_(False)
     learned = {name: weight.requires_grad for name, weight in detector.named_parameters()}
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     figures, loader = settled(dataset, detector)
     after = detector.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert changed == {name for name in before if name.startswith("head.choose")}
+    assert changed == {name for name in before if name.startswith("head.choose")} - {frozen}
     assert {name: weight.requires_grad for name, weight in detector.named_parameters()} == learned
     assert not any(module.training for module in detector.modules())
     assert loader.sampler.mosaic_until == 0
     assert 0 <= figures["ap"] <= 1
 
 
-def test_the_choice_learns_the_height_of_scores(dataset):
+def test_the_choice_learns_the_height_of_scores(dataset, untrained):
     """A choice that says yes everywhere is brought down."""
-    detector = detector_for(dataset)
+    detector = untrained()
     for tower in detector.head.choose:
         torch.nn.init.constant_(tower[-1].bias, 3.0)
     first, _ = settled(dataset, detector, replace(RECIPE, settling=0.05))
@@ -61,8 +48,8 @@ def test_the_choice_learns_the_height_of_scores(dataset):
     assert last["loss"] < 0.8 * first["loss"]
 
 
-def test_zeros_stay(dataset):
-    detector = detector_for(dataset)
+def test_zeros_stay(dataset, untrained):
+    detector = untrained()
     weight = detector.head.choose[0][0][1][0].weight
     cut = torch.zeros_like(weight, dtype=torch.bool)
     cut[::2] = True
@@ -74,7 +61,7 @@ def test_zeros_stay(dataset):
     assert not torch.equal(weight, kept)
 
 
-def test_epochs_are_a_share_of_the_recipes(dataset):
+def test_epochs_are_a_share_of_the_recipes():
     assert Recipe(epochs=100).settling_epochs == 16
     assert Recipe(epochs=1).settling_epochs == 1
     assert Recipe(epochs=100, settling=0).settling_epochs == 0

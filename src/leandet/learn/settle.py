@@ -61,8 +61,8 @@ def settle(
     """Train the choice's towers of a trained detector on, in place, and leave it in evaluation mode.
 
     The focal loss teaches the order of scores well and their height badly: it forgives a second box of an object a
-    score of .3. Plain cross-entropy does not, and with the rest frozen it costs no accuracy. Weights that are exactly
-    zero stay zero: a sparse detector remains as sparse as it is.
+    score of .3. Plain cross-entropy does not. With the rest frozen the order changes little, for better or worse
+    (docs/decisions/0001). Weights that are exactly zero stay zero: a sparse detector remains as sparse as it is.
 
     Args:
         detector: trained, with a choice (`HeadStyle.chooses`).
@@ -83,7 +83,6 @@ def settle(
         training.sampler.mosaic_until = 0
     recipe = replace(recipe, epochs=recipe.settling_epochs, learning_rate=RATE, warmup_epochs=1.0)
     module = Settling(detector, recipe, len(training) * recipe.epochs, samples, classes)
-    module.to(memory_format=torch.channels_last)
     trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs)
     towers = _choice(detector)
     zeros = {name: weight != 0 for name, weight in towers.named_parameters() if weight.ndim > 1}
@@ -103,12 +102,13 @@ def _choice(detector: Detector) -> nn.Module:
 
 @contextmanager
 def _alone(detector: nn.Module, part: nn.Module) -> Iterator[None]:
-    """Within, only the part's parameters learn."""
-    before = {parameter: parameter.requires_grad for parameter in detector.parameters()}
+    """Within, of the detector's parameters that learn, only the part's do."""
+    own = set(part.parameters())
+    resting = [weight for weight in detector.parameters() if weight.requires_grad and weight not in own]
     try:
-        detector.requires_grad_(False)
-        part.requires_grad_(True)
+        for weight in resting:
+            weight.requires_grad_(False)
         yield
     finally:
-        for parameter, learns in before.items():
-            parameter.requires_grad_(learns)
+        for weight in resting:
+            weight.requires_grad_(True)
