@@ -85,7 +85,8 @@ def settle(
     module = Settling(detector, recipe, len(training) * recipe.epochs, samples, classes)
     trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs)
     towers = _choice(detector)
-    zeros = {name: weight != 0 for name, weight in towers.named_parameters() if weight.ndim > 1}
+    learning = {name: weight for name, weight in towers.named_parameters() if weight.requires_grad}
+    zeros = {name: weight != 0 for name, weight in learning.items() if weight.ndim > 1}
     with _alone(detector, towers), Hold(towers, zeros):
         fit(trainer, module, training, validation)
     detector.eval()
