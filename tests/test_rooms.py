@@ -43,6 +43,7 @@ ROOMS = [
     "pipeline",
     "cli",
     "",  # the public door
+    "__main__",
 ]
 TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
 EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers"}
@@ -52,6 +53,7 @@ EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preproces
     "evaluate",
     "cli",
     "",
+    "__main__",
 }
 NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch"}
 ENGINES = {

@@ -140,3 +140,11 @@ def test_the_edge_world_imports_no_torch(model, photo, tmp_path):
     detected, measured = (json.loads(line) for line in done.stdout.splitlines())
     assert detected["detections"] == 1
     assert len(measured["rows"]) == 1
+
+
+def test_python_runs_the_command_line_too(tmp_path):
+    command = [sys.executable, "-m", "leandet", "detect", str(tmp_path / "none.onnx"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
