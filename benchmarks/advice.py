@@ -3,7 +3,8 @@
 Run: .venv/bin/python benchmarks/advice.py [--runtime onnx] [--backbones shufflenet_v2_x1_0 mobilenet_v3_small]
 
 For each backbone the best advice that a spec can say is applied; both networks are exported and timed in turns. Goal:
-faster at the same multiply-adds, by the predicted gain within a third. The table in docs/advice.md is written anew.
+faster at the same multiply-adds, by the predicted gain within a third. Each runtime has a result file and a table in
+docs/advice.md, which is written anew.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from leandet.cost.profile import EngineName
 BACKBONES = ("shufflenet_v2_x1_0", "shufflenet_v1_g3_x1_0", "mobilenet_v3_small", "mobilenet_v2")
 SHAPE = (1, 3, 224, 224)
 MOST = 3  # pieces of advice of one backbone
-NAME, PAGE = "advice", record.DOCS / "advice.md"
+PAGE = record.DOCS / "advice.md"
 
 
 def network(name: str, advice: Advice | None) -> torch.nn.Module:
@@ -94,16 +95,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"runtime": arguments.runtime, "threads": arguments.threads}
-    found = record.load(NAME)
+    result = f"advice_{arguments.runtime}"
+    found = record.load(result)
     if found.get("settings") != settings:
         found = {"settings": settings, "done": [], "rows": []}
     for name in arguments.backbones:
         if name not in found["done"]:
             found["rows"] += keep_word(name, EngineName(arguments.runtime), arguments.threads)
             found["done"].append(name)
-            record.save(NAME, found)
+            record.save(result, found)
     print(table(found["rows"]))
-    record.fill(PAGE, "table", table(found["rows"]))
+    record.fill(PAGE, arguments.runtime, table(found["rows"]))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ class LikesFewGroups(Judge):
     def judged(self, piece):
         return float(max(dict(o.attributes).get("group", 1) for o in piece.operations))
 
+    def measure_whole(self, modules, size):
+        return [self.predict(module, size) for module in modules]
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
@@ -111,7 +114,13 @@ def test_only_what_gains_is_advised():
 def test_another_number_of_groups_is_another_backbone():
     name = "shufflenet_v1_g8_x0_25"
     found = advise(nets.create(name).eval(), (64, 64), LikesFewGroups(threads=1), backbone=name)
-    assert "shufflenet_v1_g1_x0_25" in {a.backbone for a in found if a.guideline is Guideline.FEW_GROUPS}
+    assert {a.backbone for a in found if a.guideline is Guideline.FEW_GROUPS} == {"shufflenet_v1_g1_x0_25"}
+
+
+def test_whole_networks_are_timed_as_they_are():
+    small, large = nn.Conv2d(3, 8, 3).eval(), nn.Conv2d(3, 256, 3).eval()
+    first, second = Predictor(threads=1).measure_whole([small, large], (SIDE, SIDE))
+    assert 0 < first < second
 
 
 def advice(**changes) -> Advice:

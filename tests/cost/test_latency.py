@@ -15,7 +15,8 @@ from leandet.compress.latencies import Latencies
 from leandet.compress.resize import empty, own_shapes, shapes
 from leandet.cost.bench_graph import SOME, GraphOfPieces
 from leandet.cost.count import count
-from leandet.cost.flow import Flow, Value, Weight, flow
+from leandet.cost.flow import Flow, Value, Weight
+from leandet.cost.follow import flow
 from leandet.cost.graph import to_onnx
 from leandet.cost.latency import NOTHING, Entry, Predictor, Table, shares, total, trace
 from leandet.cost.pieces import Piece, Placed, pieces

@@ -72,8 +72,8 @@ def test_every_class_is_in_both_splits(drawn: Path, split: str) -> None:
 
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """White ground without clutter, shapes in dark colours of their own: boxes can be read off the pixels."""
-    monkeypatch.setattr(shapes, "_background", lambda side, _: np.full((side, side, 3), 255, np.float32))
-    monkeypatch.setattr(shapes, "_clutter", lambda *_: None)
+    monkeypatch.setattr(shapes, "background", lambda side, _: np.full((side, side, 3), 255, np.float32))
+    monkeypatch.setattr(shapes, "clutter", lambda *_: None)
     monkeypatch.setattr(shapes, "_contrasting", lambda *_: np.zeros(3))
 
 

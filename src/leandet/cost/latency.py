@@ -18,8 +18,9 @@ from torch import nn
 from leandet import atomic
 from leandet.cache import cache_folder
 from leandet.cost.bench_graph import GraphOfPieces
-from leandet.cost.flow import Operation, Value, flow
-from leandet.cost.graph import Graph
+from leandet.cost.flow import Operation, Value
+from leandet.cost.follow import flow
+from leandet.cost.graph import Graph, to_onnx
 from leandet.cost.pieces import Piece, Placed, Port, pieces
 from leandet.cost.profile import EngineName, open_engine
 from leandet.cost.steps import Engine, Measured
@@ -186,6 +187,18 @@ class Predictor:
                 ranked = sorted((*twice[index], third), key=lambda entry: entry.total)
                 entries[index] = ranked[1]
         return entries
+
+    def measure_whole(self, modules: Sequence[nn.Module], size: tuple[int, int]) -> list[Milliseconds]:
+        """Export whole networks and time them in turns; the smallest of three measurements counts.
+
+        Args:
+            modules: networks of one input (1, 3, H, W), in evaluation mode.
+            size: H and W in pixels.
+        """
+        image = torch.zeros(1, 3, *size)
+        engines = [open_engine(self.runtime, Graph(to_onnx(module, image)), self.threads) for module in modules]
+        rounds = [[engine.measure(SECONDS, KEEP).whole_ms for engine in engines] for _ in range(3)]
+        return [min(times) for times in zip(*rounds, strict=True)]
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         return shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
