@@ -114,10 +114,10 @@ def build(asked: argparse.Namespace, dataset: Dataset, seed: int) -> Detector:
 
 @torch.inference_mode()
 def detect(detector: Detector, samples: tuple[Sample, ...], k: int) -> list[Detections]:
-    """The k best boxes of each sample in original pixels, scored over 0.001."""
+    """The k best boxes of each sample in original pixels, scored over 0.001; of what every location says for itself."""
     detector.eval()
     batches = validation_loader(samples, detector.spec.size, 16)
-    return [one for batch in batches for one in found(detector(batch.images), batch.placements, k)]
+    return [one for batch in batches for one in found(detector.every_location(batch.images), batch.placements, k)]
 
 
 def run(asked: argparse.Namespace, dataset: Dataset, assign: Assigner, seed: int, scratch: Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import torch
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import MEAN, STD, Detector
-from leandet.detector.head import PRIOR, Head
-from leandet.detector.spec import Spec
+from leandet.detector.head import PRIOR, Head, Maps
+from leandet.detector.spec import HeadStyle, Spec
 from leandet.preprocess import Size
 
 SIZE = Size(64, 96)
@@ -124,3 +124,37 @@ def test_the_score_is_the_class_plus_the_choice():
     classes = torch.cat([m.flatten(2) for m in maps.classes], 2).transpose(1, 2)
     gap = logits - classes  # the same for all classes of a location
     torch.testing.assert_close(gap, gap[..., :1].expand_as(gap))
+
+
+@torch.inference_mode()
+def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
+    score = torch.tensor([[4.0, 3.0, -2.0, -1.0], [1.0, 0.0, -2.0, 2.0]]).view(1, 1, 2, 4)
+    distances = torch.rand(1, 4, 2, 4)
+    peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [distances]).peaks()
+    highest = [[4.0, 4.0, 3.0, 2.0], [4.0, 4.0, 3.0, 2.0]]  # of each location and its neighbours, by hand
+    torch.testing.assert_close(peaks.logits(), (4 * score - 3 * torch.tensor(highest)).view(1, 8, 1))
+    assert peaks.logits()[0, [0, 7], 0].tolist() == [4.0, 2.0]
+    assert peaks.distances == [distances]
+
+
+@torch.inference_mode()
+def test_the_filter_keeps_classes_levels_and_pictures_apart():
+    images = pictures(2)
+    detector = recalibrate(tiny(levels=(16, 32)), [images])
+    raw, used = detector.every_location(images), detector(images)
+    torch.testing.assert_close(used.boxes, raw.boxes)
+    start = 0
+    for rows, columns in ((4, 6), (2, 3)):
+        before = raw.logits[:, start : start + rows * columns].view(2, rows, columns, 3)
+        after = used.logits[:, start : start + rows * columns].view(2, rows, columns, 3)
+        for row, column in itertools.product(range(rows), range(columns)):
+            near = before[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].amax((1, 2))
+            own = before[:, row, column]
+            torch.testing.assert_close(after[:, row, column], own - 3 * (near - own))
+        start += rows * columns
+
+
+@torch.inference_mode()
+def test_a_head_without_a_choice_has_no_filter():
+    detector = recalibrate(tiny(head=HeadStyle.ONENET_FCOS, levels=HeadStyle.ONENET_FCOS.strides), [pictures(1)])
+    torch.testing.assert_close(detector(pictures(1)).logits, detector.every_location(pictures(1)).logits)

@@ -65,6 +65,14 @@ class Detector(nn.Module):
         points, strides = locations(maps.classes, self.spec.levels)
         return Predictions(maps.logits(), to_boxes(flatten(maps.distances), points, strides), points, strides)
 
-    def forward(self, images: Tensor) -> Predictions:
-        """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions."""
+    def every_location(self, images: Tensor) -> Predictions:
+        """Images as `forward` takes them -> what each location says for itself, as losses see it."""
         return self.predict(self.head(self.features(images)))
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions, as used.
+
+        Locations that are beside a surer one of their class have been lowered: see `Maps.peaks`.
+        """
+        maps: Maps = self.head(self.features(images))
+        return self.predict(maps.peaks())

@@ -14,6 +14,8 @@ from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
 
+FALL = 3.0  # see `Maps.peaks`
+
 
 class Maps(NamedTuple):
     """The head's answers, one map for each level.
@@ -33,6 +35,20 @@ class Maps(NamedTuple):
         """Scores before the sigmoid (B, N, C), at every location of every level."""
         classes = flatten(self.classes)
         return classes + flatten(self.chosen) if self.chosen else classes
+
+    def peaks(self) -> Maps:
+        """The maps as they are used: a score below that of a neighbour of the same class falls further below it.
+
+        Which of two neighbours an object's middle is nearer to is hard to tell, and both may be fairly sure of
+        themselves. So a logit falls by `FALL` times what it lacks to the highest within 3x3 locations of its level and
+        class; the highest keep theirs. That is CenterNet's filter (arXiv 1904.07850, section 4) made gentle. It knows
+        no boxes, compares no pairs, and knows neither thresholds nor order: a max-pool, not an NMS. Losses see the maps
+        as they were (docs/decisions/0001). A head without a choice keeps its maps.
+        """
+        if not self.chosen:
+            return self
+        scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
+        return Maps([score - FALL * (F.max_pool2d(score, 3, 1, 1) - score) for score in scores], [], self.distances)
 
 
 class Tower(nn.Sequential):

@@ -39,7 +39,7 @@ class Settling(Training):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch -> its loss, for each object."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        predictions = self.detector(images)
+        predictions = self.detector.every_location(images)
         matches = self.criterion.assign(predictions, batch.targets)
         boxes = predictions.boxes[matches.image, matches.location]
         overlap = matched(boxes, batch.targets.boxes[matches.image, matches.target]).iou.clamp(0, 1)
