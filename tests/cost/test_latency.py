@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -174,6 +175,38 @@ def test_measured_entries_are_positive(tmp_path, monkeypatch):
     assert 0 < predictor.predict(Block(), (16, 16)) < 1000
     assert told == [(0, 2), (2, 2)]
     assert all(predictor.table[one.piece.text].ms > 0 for one in trace(Block(), (16, 16)))
+
+
+class Slowed:
+    """An engine on a machine that is so many times slower."""
+
+    def __init__(self, engine, machine):
+        self.engine, self.machine = engine, machine
+
+    def measure(self, seconds, keep):
+        found, by = self.engine.measure(seconds, keep), self.machine.slower
+        steps = tuple(replace(step, ms=by * step.ms) for step in found.steps)
+        return Measured(by * found.whole_ms, steps, found.calls)
+
+
+class Drifting(Predictor):
+    """A predictor whose machine can be made slower."""
+
+    slower = 1.0
+
+    def _engine(self, some):
+        engine = super()._engine(some)
+        return Slowed(engine, self) if some else engine
+
+
+def test_entries_measured_in_a_slow_minute_are_those_of_a_quick_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANDET_CACHE", str(tmp_path))
+    found = [one.piece for one in trace(nets.create("shufflenet_v2_x0_5"), (SIDE, SIDE)) if one.piece.computes][:6]
+    predictor = Drifting(threads=1)
+    quick = sum(entry.total for entry in predictor.measure(found))
+    predictor.slower = 4.0
+    assert predictor.speed() > 2.5
+    assert quick / 1.6 < sum(entry.total for entry in predictor.measure(found)) < 1.6 * quick
 
 
 def test_what_cannot_be_predicted_says_so():

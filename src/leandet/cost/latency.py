@@ -2,6 +2,9 @@
 
 The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) and ProxylessNAS (arXiv 1812.00332). An
 entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
+
+A processor that others share, or that grows warm, is at times a tenth slower than minutes before. So a known network is
+measured before and after every graph of pieces, and the table holds what they take at the speed that it began with.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
 
 import torch
 from torch import nn
@@ -29,7 +34,7 @@ from leandet.machine import describe_machine, usable_cores
 
 Milliseconds = float
 NODE = re.compile(r"p(\d+)([a-z])(\d+)")
-FORMAT = 1  # of the file; another number is another table
+FORMAT = 2  # of the file; another number is another table
 AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
 SECONDS = 1.0  # for each graph, half of it profiled
 KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest
@@ -37,6 +42,23 @@ AGREE = 0.06  # two measurements of an entry that lie further apart call for a t
 NOTHING = Piece(
     (Operation("Relu", (Value(0),), (1,)),), (Port(0, (1, 8), False, False),), (Port(1, (1, 8), False, False),), False
 )
+KNOWN = "known network"  # its entry in the table
+KNOWN_SIZE = (56, 56)
+KNOWN_SECONDS = 0.15
+
+
+def known_network() -> nn.Module:
+    """One layer of each kind that light networks are made of: what it takes says how fast the machine is."""
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1, groups=64),
+        nn.Conv2d(64, 128, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(128, 128, 1),
+        nn.ReLU(),
+    ).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +78,10 @@ class Entry:
     def total(self) -> Milliseconds:
         """Everything."""
         return self.ms + sum(self.reorders)
+
+    def divided(self, by: float) -> Entry:
+        """The same on a machine that is so much faster."""
+        return Entry(self.ms / by, tuple(ms / by for ms in self.reorders))
 
 
 def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
@@ -154,6 +180,16 @@ class Predictor:
         """The latency of a network in pieces."""
         return self.call_ms + total(placed, self.entries(one.piece for one in placed))
 
+    def speed(self, times: int = 3) -> float:
+        """How much longer the known network takes now than when the table began: 1.1 on a machine a tenth slower.
+
+        Args:
+            times: measurements, the median of which counts.
+        """
+        if KNOWN not in self.table:
+            self.table.add({KNOWN: Entry(self._known_ms(5), ())})
+        return self._known_ms(times) / self.table[KNOWN].ms
+
     @property
     def call_ms(self) -> Milliseconds:
         """What a call costs that computes next to nothing."""
@@ -201,7 +237,20 @@ class Predictor:
         return [min(times) for times in zip(*rounds, strict=True)]
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
-        return shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
+        """Measure pieces; what they take at the speed that the table began with."""
+        before = self.speed(1)
+        entries = shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
+        slower = (before + self.speed(1)) / 2
+        return [entry.divided(slower) for entry in entries]
+
+    def _known_ms(self, times: int) -> Milliseconds:
+        return median(self._known.measure(KNOWN_SECONDS, KEEP).whole_ms for _ in range(times))
+
+    @cached_property
+    def _known(self) -> Engine:
+        with torch.device("meta"):
+            network = known_network()
+        return self._engine([placed.piece for placed in trace(network, KNOWN_SIZE)])
 
     def _engine(self, some: Sequence[Piece]) -> Engine:
         return open_engine(self.runtime, Graph(GraphOfPieces(some).model), self.threads)
