@@ -64,16 +64,18 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         calls.append(call(narrower, (1, 3, size, size), runtime, arguments.threads))
         tell(f"{name}: {len(calls)} of {len(configurations)} networks built")
     # All in turns: of groups measured one after another, one that met a slow minute was 8 % slower than the others.
-    speeds = [predictor.speed(5)]
+    slowness = [predictor.slowness(5)]
     measured = in_turns(calls, arguments.threads, seconds=1)
-    speeds.append(predictor.speed(5))
-    predicted = [ms * sum(speeds) / 2 for ms in predicted]  # the table holds what all takes at the speed it began with
+    slowness.append(predictor.slowness(5))
+    predicted = [
+        ms * sum(slowness) / 2 for ms in predicted
+    ]  # the table holds what all takes at the speed it began with
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
     return {
         "median_error": round(median(errors), 4),
         "worst_error": round(max(errors), 4),
-        "speeds": [round(speed, 4) for speed in speeds],
+        "slowness": [round(value, 4) for value in slowness],
         "bias": round(median(ratios) - 1, 4),
         "rank_correlation": round(float(np.corrcoef(ranks(predicted), ranks(measured))[0, 1]), 4),
         "predictions_per_s": round(1 / max(each, 1e-9)),

@@ -180,7 +180,7 @@ class Predictor:
         """The latency of a network in pieces."""
         return self.call_ms + total(placed, self.entries(one.piece for one in placed))
 
-    def speed(self, times: int = 3) -> float:
+    def slowness(self, times: int = 3) -> float:
         """How much longer the known network takes now than when the table began: 1.1 on a machine a tenth slower.
 
         Args:
@@ -238,9 +238,9 @@ class Predictor:
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces; what they take at the speed that the table began with."""
-        before = self.speed(1)
+        before = self.slowness(1)
         entries = shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
-        slower = (before + self.speed(1)) / 2
+        slower = (before + self.slowness(1)) / 2
         return [entry.divided(slower) for entry in entries]
 
     def _known_ms(self, times: int) -> Milliseconds:
