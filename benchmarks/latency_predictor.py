@@ -67,9 +67,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     slowness = [predictor.slowness(5)]
     measured = in_turns(calls, arguments.threads, seconds=1)
     slowness.append(predictor.slowness(5))
-    predicted = [
-        ms * sum(slowness) / 2 for ms in predicted
-    ]  # the table holds what all takes at the speed it began with
+    predicted = [ms * sum(slowness) / 2 for ms in predicted]  # the table is of its first minute
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
     return {
