@@ -1,9 +1,9 @@
 """What it costs to turn a network's answers into detections, as a picture holds from 1 to 1,000 objects.
 
-leandet's decode (best class, top-k, sigmoid) against NMS, class by class at IoU 0.6: ONNX's own operator, torchvision's
-and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network that needs NMS
-answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, also the share of a detector's
-time that its decode takes (goal: under 3 %).
+leandet's decode (peak filter, best class, top-k, sigmoid) against NMS, class by class at IoU 0.6: ONNX's own operator,
+torchvision's and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network that
+needs NMS answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, also the share of a
+detector's time that its decode takes (goal: under 3 %).
 
 Run: .venv/bin/python benchmarks/postprocess.py --model runs/bccd/model.safetensors
 """
@@ -31,9 +31,11 @@ from torchvision.ops import batched_nms
 
 from leandet.atomic import write_text
 from leandet.detector.decode import top_k
+from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector
+from leandet.detector.head import Maps
 from leandet.engines import onnx_options
-from leandet.export.graph import Deployed, Everywhere, folded
+from leandet.export.graph import Deployed, folded
 from leandet.exporter import IMAGES, exported
 from leandet.report.chart import Axis, Series, picture
 
@@ -42,12 +44,14 @@ COPIES = 8  # answers for each object
 CLASSES = 80
 THRESHOLD, IOU = 0.25, 0.6
 PAGE = DOCS / "postprocessing.md"
-Step = Callable[[np.ndarray, np.ndarray], Any]
+STRIDES = (8, 16, 32)
+Step = Callable[[], Any]
+Way = Callable[[np.ndarray, np.ndarray], Step]  # logits (1, N, C) and boxes (1, N, 4) -> what is timed
 
 
 def answers(objects: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits (1, N, C) and boxes (1, N, 4) of all locations at strides 8, 16 and 32 of a square input."""
-    count = sum((side // stride) ** 2 for stride in (8, 16, 32))
+    count = sum((side // stride) ** 2 for stride in STRIDES)
     rng = np.random.default_rng(objects)
     logits = rng.normal(-7, 1, (1, count, CLASSES)).astype(np.float32)
     corner = rng.uniform(0, side - 40, (count, 2))
@@ -61,28 +65,48 @@ def answers(objects: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Decode(nn.Module):
-    """leandet's decode alone."""
+    """leandet's decode alone: the peak filter, and the best of what it leaves."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
 
-    def forward(self, images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (called as the exporter calls its first input) and boxes -> boxes, scores, labels."""
-        return top_k(images, boxes, self.k)
+    def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps of logits (1, C, h, w) at three levels, and boxes (1, N, 4) -> boxes, scores, labels."""
+        levels = [fine, middle, coarse]
+        silent = [torch.zeros(1, 1, *level.shape[2:]) for level in levels]
+        return top_k(Maps(levels, silent, []).peaks().logits(), boxes, self.k)
 
 
-def in_graph(k: int, example: tuple[np.ndarray, np.ndarray]) -> Step:
+def levels_of(logits: np.ndarray, side: int) -> list[np.ndarray]:
+    """Logits (1, N, C) as maps (1, C, h, w), as a head answers them."""
+    ends = np.cumsum([(side // stride) ** 2 for stride in STRIDES])[:-1]
+    parts = zip(np.split(logits, ends, 1), STRIDES, strict=True)
+    return [np.ascontiguousarray(p.transpose(0, 2, 1)).reshape(1, -1, side // s, side // s) for p, s in parts]
+
+
+def in_graph(k: int, side: int) -> Way:
     """The decode of leandet, in ONNX Runtime."""
-    inputs = tuple(torch.from_numpy(array) for array in example)
-    program = torch.onnx.export(Decode(k).eval(), inputs, dynamo=True, verbose=False, input_names=["logits", "boxes"])
+    names = ["fine", "middle", "coarse", "boxes"]
+    logits, boxes = answers(1, side)
+    inputs = tuple(torch.from_numpy(array) for array in (*levels_of(logits, side), boxes))
+    program = torch.onnx.export(Decode(k).eval(), inputs, dynamo=True, verbose=False, input_names=names)
     assert program is not None
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, onnx_options(1), providers=["CPUExecutionProvider"])
-    return lambda logits, boxes: session.run(None, {"logits": logits, "boxes": boxes})
+
+    def way(logits: np.ndarray, boxes: np.ndarray) -> Step:
+        return partial(session.run, None, dict(zip(names, (*levels_of(logits, side), boxes), strict=True)))
+
+    return way
 
 
-def onnx_nms(most: int) -> Step:
+def directly(run: Callable[[np.ndarray, np.ndarray], Any]) -> Way:
+    """What takes logits and boxes as they are."""
+    return lambda logits, boxes: partial(run, logits, boxes)
+
+
+def onnx_nms(most: int) -> Way:
     """Sigmoid, then ONNX's NonMaxSuppression, which works class by class."""
     floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, None]) for name in ("logits", "boxes")]
     chosen = helper.make_tensor_value_info("chosen", TensorProto.INT64, [None, 3])
@@ -102,7 +126,7 @@ def onnx_nms(most: int) -> Step:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), onnx_options(1), providers=["CPUExecutionProvider"]
     )
-    return lambda logits, boxes: session.run(None, {"logits": logits, "boxes": boxes})
+    return directly(lambda logits, boxes: session.run(None, {"logits": logits, "boxes": boxes}))
 
 
 def speaking(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,7 +150,7 @@ def opencv_nms(logits: np.ndarray, boxes: np.ndarray) -> Any:
     return cv2.dnn.NMSBoxesBatched(corners.tolist(), scores.tolist(), labels.tolist(), 0.0, IOU)
 
 
-def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def in_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
     """Median milliseconds of each step, called one after another, round after round; the first round is not timed."""
     times: dict[str, list[float]] = defaultdict(list)
     for turn in range(rounds + 1):
@@ -140,34 +164,46 @@ def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, floa
 
 def growth(side: int, rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of every way for every number of objects."""
-    example = answers(1, side)
-    count = example[0].shape[1]
-    ways: dict[str, Step] = {
-        "leandet, best 100": in_graph(100, example),
-        "leandet, best 1,000": in_graph(1000, example),
+    count = answers(1, side)[0].shape[1]
+    ways: dict[str, Way] = {
+        "leandet, best 100": in_graph(100, side),
+        "leandet, best 1,000": in_graph(1000, side),
         "ONNX NMS": onnx_nms(1000),
-        "torchvision NMS": torchvision_nms,
-        "OpenCV NMS": opencv_nms,
+        "torchvision NMS": directly(torchvision_nms),
+        "OpenCV NMS": directly(opencv_nms),
     }
     rows = []
     for objects in COUNTS:
         if objects * COPIES > count:
             break
         given = answers(objects, side)
-        measured = in_turns({name: partial(way, *given) for name, way in ways.items()}, rounds)
+        measured = in_turns({name: way(*given) for name, way in ways.items()}, rounds)
         rows.append({"objects": objects, **measured})
         print(objects, ", ".join(f"{name} {ms:.3f} ms" for name, ms in measured.items()), flush=True)
     return rows
 
 
+class Undecided(nn.Module):
+    """What every location says, before a filter or a choice."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) -> logits (B, N, C), boxes (B, N, 4)."""
+        predictions = self.detector.every_location(images)
+        return predictions.logits, predictions.boxes
+
+
 def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """The part of a detector's time in ONNX Runtime that choosing the best takes: with it against without it."""
+    """The part of a detector's time in ONNX Runtime that filter and choice of the best take: with them against without."""
     detector, _ = load_detector(path)
     size = detector.spec.size
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
     detector = folded(detector)
     sessions = {}
-    for name, module in (("whole", Deployed(detector)), ("undecided", Everywhere(detector))):
+    for name, module in (("whole", Deployed(detector)), ("undecided", Undecided(detector))):
         content = exported(module.eval(), torch.from_numpy(image)).SerializeToString()
         options = onnx_options(threads)
         sessions[name] = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -211,6 +211,18 @@ def _max(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> No
     to.add("ArgMax", [to.operand(args[0])], result[1], axis=dim, keepdims=keep)
 
 
+def _highest(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    dims = args[1] if len(args) > 1 and args[1] else range(args[0].dim())
+    keep = int(args[2]) if len(args) > 2 else 0
+    axes = Constant(tuple(dim % args[0].dim() for dim in dims))
+    to.add("ReduceMax", [to.operand(args[0]), axes], result, keepdims=keep)
+
+
+def _which(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    dim, keep = args[1] % args[0].dim(), int(args[2]) if len(args) > 2 else 0
+    to.add("ArgMax", [to.operand(args[0])], result, axis=dim, keepdims=keep)
+
+
 def _max_pool(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
     data, kernel, stride, padding, _dilation, ceil = filled(args, None, None, [], 0, 1, False)
     to.add(
@@ -312,6 +324,8 @@ WRITERS: dict[Any, Writer] = {
     aten.detach: _same,
     aten._to_copy: _cast,
     aten.max: _max,
+    aten.amax: _highest,
+    aten.argmax: _which,
     aten.topk: _topk,
     aten.gather: _gather,
     aten.empty_like: _ignored,

@@ -66,7 +66,9 @@ def top_k(logits: Tensor, boxes: Tensor, k: int = TOP_K) -> tuple[Tensor, Tensor
     Returns:
         boxes (B, k, 4), scores (B, k) in [0, 1] descending, labels (B, k) int64.
     """
-    best, labels = logits.max(-1)
-    score, index = best.topk(min(k, logits.shape[1]), 1)
-    chosen = torch.gather(boxes, 1, index[..., None].expand(-1, -1, 4))
-    return chosen, score.sigmoid(), torch.gather(labels, 1, index)
+    score, index = logits.amax(-1).topk(min(k, logits.shape[1]), 1)
+    rows = index[..., None]
+    chosen = torch.gather(boxes, 1, rows.expand(-1, -1, 4))
+    # Which class it was is asked of the chosen alone: over all locations it would take as long as all else.
+    labels = torch.gather(logits, 1, rows.expand(-1, -1, logits.shape[2])).argmax(-1)
+    return chosen, score.sigmoid(), labels
