@@ -1,9 +1,9 @@
 """What it costs to turn a network's answers into detections, as a picture holds from 1 to 1,000 objects.
 
 leandet's decode (peak filter, best class, top-k, sigmoid) against NMS, class by class at IoU 0.6: ONNX's own operator,
-torchvision's and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network that
-needs NMS answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, also the share of a
-detector's time that its decode takes (goal: under 3 %).
+torchvision's and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network
+that needs NMS answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, also the share
+of a detector's time that its decode takes (goal: under 3 %).
 
 Run: .venv/bin/python benchmarks/postprocess.py --model runs/bccd/model.safetensors
 """
@@ -197,7 +197,7 @@ class Undecided(nn.Module):
 
 
 def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """The part of a detector's time in ONNX Runtime that filter and choice of the best take: with them against without."""
+    """The part of a detector's time in ONNX Runtime that filter and choice take: with them against without."""
     detector, _ = load_detector(path)
     size = detector.spec.size
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
