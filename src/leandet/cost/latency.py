@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,7 @@ NOTHING = Piece(
 KNOWN = "known network"  # its entry in the table
 KNOWN_SIZE = (56, 56)
 KNOWN_SECONDS = 0.15
+PROBES = 5  # measurements of the known network, the last ones, whose median says how slow the machine is
 
 
 def known_network() -> nn.Module:
@@ -159,6 +161,7 @@ class Predictor:
         self.runtime = runtime
         self.threads = threads or usable_cores()
         self._tell = tell or (lambda done, of: None)
+        self._probes: deque[Milliseconds] = deque(maxlen=PROBES)
         machine = describe_machine()
         version = self._engine([]).version
         self.table = Table([machine["cpu"], machine["usable_cores"], str(runtime), version, self.threads])
@@ -187,8 +190,10 @@ class Predictor:
             times: measurements, the median of which counts.
         """
         if KNOWN not in self.table:
-            self.table.add({KNOWN: Entry(self._known_ms(5), ())})
-        return self._known_ms(times) / self.table[KNOWN].ms
+            self.table.add({KNOWN: Entry(median(self._known_ms() for _ in range(PROBES)), ())})
+        probes = [self._known_ms() for _ in range(times)]
+        self._probes.extend(probes)
+        return median(probes) / self.table[KNOWN].ms
 
     @property
     def call_ms(self) -> Milliseconds:
@@ -215,6 +220,7 @@ class Predictor:
 
     def measure(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces side by side, twice, and again those on which the two disagree."""
+        self.slowness()
         twice = list(zip(self._once(some), self._once(some), strict=True))
         unsure = [i for i, (a, b) in enumerate(twice) if abs(a.total - b.total) > AGREE * min(a.total, b.total)]
         entries = [min(pair, key=lambda entry: entry.total) for pair in twice]
@@ -238,13 +244,14 @@ class Predictor:
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces; what they take at the speed that the table began with."""
-        before = self.slowness(1)
+        self.slowness(1)
         entries = shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
-        slower = (before + self.slowness(1)) / 2
+        self.slowness(1)
+        slower = median(self._probes) / self.table[KNOWN].ms  # one probe alone is off by some per cent
         return [entry.divided(slower) for entry in entries]
 
-    def _known_ms(self, times: int) -> Milliseconds:
-        return median(self._known.measure(KNOWN_SECONDS, KEEP).whole_ms for _ in range(times))
+    def _known_ms(self) -> Milliseconds:
+        return self._known.measure(KNOWN_SECONDS, KEEP).whole_ms
 
     @cached_property
     def _known(self) -> Engine:
