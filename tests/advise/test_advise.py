@@ -10,11 +10,12 @@ from leandet import nets
 from leandet.advise.advice import Advice, Guideline
 from leandet.advise.advise import advise
 from leandet.advise.apply import applied
+from leandet.advise.fragments import fragments
 from leandet.advise.widths import SAME, Widths
 from leandet.compress.channels import analyse
 from leandet.compress.narrow import narrow
 from leandet.cost.count import count
-from leandet.cost.latency import Entry, Predictor
+from leandet.cost.latency import Entry, Predictor, trace
 from leandet.cost.pieces import Piece
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
@@ -109,6 +110,44 @@ def test_only_what_gains_is_advised():
     assert [(a.guideline, a.module) for a in found] == [(Guideline.FEW_ELEMENTWISE, "3")]
     assert (found[0].before_ms, found[0].after_ms, found[0].network_ms) == (10.0, 1.0, 13.0)
     assert not found[0].can_be_applied
+
+
+class Inception(nn.Module):
+    """Three 1x1 convolutions of one input, two of them with the same activation, and a 3x3 one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(8, 16, 1), nn.Conv2d(8, 24, 1), nn.Conv2d(8, 16, 1)
+        self.d = nn.Conv2d(8, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rest = [nn.functional.relu(self.a(x)), nn.functional.relu(self.b(x)), self.c(x), self.d(x)]
+        return torch.cat(rest, 1)
+
+
+class CountsConvolutions(Judge):
+    """Every convolution takes the same time, a split a tenth of it."""
+
+    def judged(self, piece):
+        return sum({"Conv": 1.0, "Split": 0.1}.get(o.op, 0.0) for o in piece.operations)
+
+
+def test_fragments_that_differ_in_width_alone_may_be_one():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Inception()).eval()
+    found = advise(network, (SIDE, SIDE), CountsConvolutions(threads=1))
+    (one,) = [a for a in found if a.guideline is Guideline.FEW_FRAGMENTS]
+    assert one.change == "one convolution instead of 2: 1.a, 1.b"
+    assert (one.before_ms, one.after_ms) == (2.0, pytest.approx(1.1))
+    assert not one.can_be_applied
+
+
+def test_merged_fragments_are_measured_by_the_runtime():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Inception()).eval()
+    (one,) = fragments(trace(network, (SIDE, SIDE)))
+    conv, split = one.merged
+    assert conv.outputs[0].shape == split.inputs[0].shape == (1, 40, SIDE, SIDE)
+    assert [port.shape[1] for port in split.outputs] == [16, 24]
+    assert all(entry.total > 0 for entry in Predictor(threads=1).entries(one.merged))
 
 
 def test_another_number_of_groups_is_another_backbone():

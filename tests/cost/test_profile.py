@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -87,6 +88,30 @@ def test_a_fused_step_names_what_is_in_it_and_moves_only_its_ends():
     assert layer.intensity == pytest.approx(2 * layer.multiply_adds / layer.traffic_bytes)
     reorders = [one for one in found.layers if one.operations == REORDER]
     assert sum(one.multiply_adds + one.parameters for one in reorders) == 0
+
+
+def test_eight_bit_tensors_count_a_byte_each():
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    kinds, constant = onnx.TensorProto, onnx.numpy_helper.from_array
+    graph = onnx.helper.make_graph(
+        [
+            node("DequantizeLinear", ["x", "scale"], ["x_float"], "from_8_bit"),
+            node("Conv", ["x_float", "weight"], ["y_float"], "conv"),
+            node("QuantizeLinear", ["y_float", "scale", "zero"], ["y"], "to_8_bit"),
+        ],
+        "fused",
+        [info("x", kinds.UINT8, [1, 16, 8, 8])],
+        [info("y", kinds.UINT8, [1, 32, 8, 8])],
+        [
+            constant(np.float32(0.1), "scale"),
+            constant(np.uint8(0), "zero"),
+            constant(np.zeros((32, 16, 1, 1), np.float32), "weight"),
+        ],
+        value_info=[info("x_float", kinds.FLOAT, [1, 16, 8, 8]), info("y_float", kinds.FLOAT, [1, 32, 8, 8])],
+    )
+    found = Graph(onnx.helper.make_model(graph))
+    assert found.traffic(["from_8_bit", "conv", "to_8_bit"]) == 64 * 16 + 64 * 32 + 4 * 16 * 32
+    assert found.traffic(["conv"]) == 4 * (64 * 16 + 64 * 32 + 16 * 32)
 
 
 def test_the_residual_is_in_the_convolution_before_it():

@@ -12,6 +12,7 @@ from torch import nn
 
 from leandet import nets
 from leandet.advise.advice import Advice, Guideline
+from leandet.advise.fragments import Fragments, fragments
 from leandet.advise.widths import Proposal, Widths
 from leandet.compress.channels import analyse
 from leandet.compress.latencies import Latencies
@@ -57,9 +58,11 @@ def advise(
     tell(f"following {len(structure.groups)} channel groups")
     latencies = Latencies(predictor, module, structure, size, pixels=pixels)
     network_ms = latencies.predict({})
+    placed, work = trace(module, size, pixels=pixels), _work(module, example)
     found = [
         *_width_advice(latencies, Widths(module, structure), predictor, network_ms, tell),
-        *_elementwise_advice(trace(module, size, pixels=pixels), predictor, network_ms, _work(module, example)),
+        *_fragment_advice(fragments(placed), predictor, network_ms, work),
+        *_elementwise_advice(placed, predictor, network_ms, work),
     ]
     if backbone is not None:
         found += _group_advice(backbone, size, predictor, tell)
@@ -109,6 +112,22 @@ def side_by_side(
         return sum(entries[text].total * times for text, times in part.items())
 
     return total(gone), total(come)
+
+
+# ---------------------------------------------------------------- fragments: G3
+
+
+def _fragment_advice(
+    some: Sequence[Fragments], predictor: Predictor, network_ms: Milliseconds, work: int
+) -> list[Advice]:
+    """One convolution instead of several beside each other; the split behind it is part of what it costs."""
+    found = []
+    for one in some:
+        before, after = side_by_side(predictor, [placed.piece for placed in one.placed], one.merged)
+        modules = [placed.modules[0] for placed in one.placed]
+        change = f"one convolution instead of {len(modules)}: {', '.join(modules)}"
+        found.append(Advice(Guideline.FEW_FRAGMENTS, modules[0], change, before, after, network_ms, (work, work)))
+    return [advice for advice in found if advice.gain >= LEAST_GAIN]
 
 
 # ---------------------------------------------------------------- element-wise operations: G4

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 import onnx
+from onnx import helper
 from torch import Tensor, nn
 
 from leandet.exporter import exported
@@ -77,8 +78,12 @@ class Graph:
         graph = model.graph
         for index, proto in enumerate(graph.node):
             proto.name = proto.name or f"{proto.op_type}_{index}"
+        values = [*graph.value_info, *graph.input, *graph.output]
         self.weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        self._shapes = {v.name: _shape(v) for v in [*graph.value_info, *graph.input, *graph.output]}
+        self._shapes = {v.name: _shape(v) for v in values}
+        kinds = {v.name: v.type.tensor_type.elem_type for v in values}
+        kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self._widths = {name: helper.tensor_dtype_to_np_dtype(kind).itemsize for name, kind in kinds.items() if kind}
         self.nodes = {proto.name: self._node(proto) for proto in graph.node}
         self.consumers: dict[str, list[Node]] = {}
         for node in self.nodes.values():
@@ -110,8 +115,13 @@ class Graph:
         """The shape of a tensor; () where the graph does not say."""
         return self.weights.get(tensor) or self._shapes.get(tensor, ())
 
+    def bytes_of(self, tensor: str) -> int:
+        """What a tensor takes in memory; 0 where the graph does not say its shape, as float32 where not its type."""
+        shape = self.shape(tensor)
+        return self._widths.get(tensor, 4) * prod(shape) if shape else 0
+
     def traffic(self, names: Iterable[str]) -> int:
-        """Bytes, as float32, that a fused group of nodes must read and write: what it shares with the others."""
+        """Bytes that a fused group of nodes must read and write: what it shares with the others, and its weights."""
         inside = [self.nodes[name] for name in names]
         made = {tensor for node in inside for tensor in node.outputs}
         read = {tensor for node in inside for tensor in node.inputs} - made
@@ -119,7 +129,7 @@ class Graph:
         written = {
             t for t in made if t in self.outputs or any(user.name not in members for user in self.consumers.get(t, []))
         }
-        return 4 * sum(prod(self.shape(t)) for t in read | written if self.shape(t))
+        return sum(self.bytes_of(tensor) for tensor in read | written)
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
