@@ -7,7 +7,7 @@ ENGINES := $(VENV)/.leandet-engines
 # Bytecode is made of what is imported, when it is: of everything at once it would take a fifth of the set-up's time.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 
 setup: $(STAMP)
 
@@ -35,5 +35,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Into site/; opens in a browser from the disk.
+docs: setup
+	$(INSTALL) --group docs
+	$(BIN)/mkdocs build
+
 clean:
-	rm -rf demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -68,7 +68,8 @@ def train(
 
     Args:
         detector: as built, perhaps with pretrained backbone weights.
-        training, validation: samples.
+        training: samples to learn from.
+        validation: samples that choose among the epochs.
         classes: names.
         recipe: settings; a resumed training needs the same.
         out: folder for checkpoints, `curves.json`, and the TensorBoard and CSV logs.
