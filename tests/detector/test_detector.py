@@ -129,12 +129,12 @@ def test_the_score_is_the_class_plus_the_choice():
 @torch.inference_mode()
 def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
     score = torch.tensor([[4.0, 3.0, -2.0, -1.0], [1.0, 0.0, -2.0, 2.0]]).view(1, 1, 2, 4)
-    distances = torch.rand(1, 4, 2, 4)
-    peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [distances]).peaks()
+    sides = torch.rand(1, 4, 2, 4)
+    peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [sides]).peaks()
     highest = [[4.0, 4.0, 3.0, 2.0], [4.0, 4.0, 3.0, 2.0]]  # of each location and its neighbours, by hand
     torch.testing.assert_close(peaks.logits(), (4 * score - 3 * torch.tensor(highest)).view(1, 8, 1))
     assert peaks.logits()[0, [0, 7], 0].tolist() == [4.0, 2.0]
-    assert peaks.distances == [distances]
+    assert peaks.sides == [sides]
 
 
 @torch.inference_mode()

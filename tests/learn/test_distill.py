@@ -79,9 +79,9 @@ def test_a_duplicate_is_taught_to_be_silent():
 def test_only_the_choice_learns_from_scores_and_boxes_count_where_the_teacher_is_sure():
     teacher = tiny(0)
     own = maps_of(tiny(1))
-    distances = [m.clone().requires_grad_() for m in own.distances]
-    Distillation(teacher)(teacher, own._replace(distances=distances), pictures()).backward()
-    pull = torch.cat([m.grad.abs().sum(1).flatten(1) for m in distances], 1)
+    sides = [m.clone().requires_grad_() for m in own.sides]
+    Distillation(teacher)(teacher, own._replace(sides=sides), pictures()).backward()
+    pull = torch.cat([m.grad.abs().sum(1).flatten(1) for m in sides], 1)
     sure = flatten(maps_of(teacher).classes).sigmoid().amax(-1)
     assert float(pull[sure > 0.5].mean()) > 3 * float(pull[sure < 0.05].mean())
 

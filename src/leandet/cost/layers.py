@@ -26,7 +26,9 @@ _STANDS_FOR: dict[str, frozenset[Kind]] = {
     **dict.fromkeys(("Reshape", "Transpose", "Identity", "Cast", "Expand"), frozenset({Kind.COPY})),
     "Resize": frozenset({Kind.RESIZE}),
     **dict.fromkeys(("Split", "Slice", "Shape", "Constant", "Flatten", "Squeeze", "Unsqueeze"), frozenset()),
-    **dict.fromkeys(("TopK", "ArgMax", "Gather", "GatherElements", "ScatterND", "Range"), frozenset({Kind.OTHER})),
+    **dict.fromkeys(
+        ("TopK", "ArgMax", "Gather", "GatherElements", "GatherND", "ScatterND", "Range"), frozenset({Kind.OTHER})
+    ),
 }
 _ELSE = frozenset({Kind.ELEMENTWISE})
 

@@ -289,6 +289,16 @@ def _gather(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) ->
     to.add("GatherElements", [to.operand(args[0]), to.operand(args[2])], result, axis=args[1] % args[0].dim())
 
 
+def _index(to: Notes, args: tuple[Any, ...], _: dict[str, Any], result: Any) -> None:
+    """Rows of a table by their numbers."""
+    if len(args[1]) != 1:
+        raise UserError("the latency of indexing along several axes cannot be predicted yet: measure the network.")
+    numbers = args[1][0]
+    places = torch.empty_like(numbers[..., None])
+    to.add("Reshape", [to.operand(numbers), Constant(tuple(places.shape))], places)
+    to.add("GatherND", [to.operand(args[0]), to.operand(places)], result)
+
+
 WRITERS: dict[Any, Writer] = {
     aten.convolution: _conv,
     aten.native_batch_norm: _norm,
@@ -328,6 +338,7 @@ WRITERS: dict[Any, Writer] = {
     aten.argmax: _which,
     aten.topk: _topk,
     aten.gather: _gather,
+    aten.index: _index,
     aten.empty_like: _ignored,
     **{
         packet: _simple(op, reads)

@@ -27,9 +27,14 @@ class Predictions(NamedTuple):
     strides: Tensor
 
 
+def columns(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) of all levels -> (B, C, N), row by row, finest level first."""
+    return torch.cat([m.flatten(2) for m in maps], 2)
+
+
 def flatten(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C, h, w) of all levels -> (B, N, C), row by row, finest level first."""
-    return torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2)
+    return columns(maps).transpose(1, 2)
 
 
 def locations(maps: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -48,15 +53,44 @@ def locations(maps: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, T
 
 
 def to_boxes(distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """Distances (B, N, 4) to left, top, right, bottom in strides -> boxes (B, N, 4) xyxy in pixels."""
-    pixels = distances * strides[:, None]
+    """Distances to left, top, right and bottom, in strides, from points -> boxes xyxy in pixels.
+
+    Args:
+        distances: (B, n, 4).
+        points: (n, 2) or (B, n, 2), x and y in pixels.
+        strides: (n,) or (B, n), pixels.
+
+    Returns:
+        (B, n, 4).
+    """
+    pixels = distances * strides[..., None]
     return torch.cat([points - pixels[..., :2], points + pixels[..., 2:]], -1)
 
 
-def top_k(logits: Tensor, boxes: Tensor, k: int = TOP_K) -> tuple[Tensor, Tensor, Tensor]:
+def pick(values: Tensor, places: Tensor) -> Tensor:
+    """Of values (B, C, N) those at places (B, k), int64 -> (B, C, k)."""
+    return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
+
+
+def choose(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best k locations, each with its best class.
 
-    The maximum over classes comes first, so that the graph exports with any batch and size.
+    The maximum over classes comes first, so that the graph exports with any batch and size. Which class it was is asked
+    of the chosen alone: over all locations it would take as long as all else.
+
+    Args:
+        logits: (B, C, N).
+        k: at most this many; N where N is smaller.
+
+    Returns:
+        scores (B, k) in [0, 1] descending, labels (B, k) int64, places (B, k) int64 among the N.
+    """
+    best, places = logits.amax(1).topk(min(k, logits.shape[2]), 1)
+    return best.sigmoid(), pick(logits, places).argmax(1), places
+
+
+def top_k(logits: Tensor, boxes: Tensor, k: int = TOP_K) -> tuple[Tensor, Tensor, Tensor]:
+    """The best k of what every location says: see `choose`.
 
     Args:
         logits: (B, N, C).
@@ -66,9 +100,5 @@ def top_k(logits: Tensor, boxes: Tensor, k: int = TOP_K) -> tuple[Tensor, Tensor
     Returns:
         boxes (B, k, 4), scores (B, k) in [0, 1] descending, labels (B, k) int64.
     """
-    score, index = logits.amax(-1).topk(min(k, logits.shape[1]), 1)
-    rows = index[..., None]
-    chosen = torch.gather(boxes, 1, rows.expand(-1, -1, 4))
-    # Which class it was is asked of the chosen alone: over all locations it would take as long as all else.
-    labels = torch.gather(logits, 1, rows.expand(-1, -1, logits.shape[2])).argmax(-1)
-    return chosen, score.sigmoid(), labels
+    scores, labels, places = choose(logits.transpose(1, 2), k)
+    return pick(boxes.transpose(1, 2), places).transpose(1, 2), scores, labels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leandet import nets
 from leandet.compress.narrow import narrow
-from leandet.detector.decode import Predictions, flatten, locations, to_boxes
+from leandet.detector.decode import Predictions, choose, columns, flatten, locations, pick, to_boxes
 from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
 from leandet.detector.styles import STYLES
@@ -63,7 +63,23 @@ class Detector(nn.Module):
     def predict(self, maps: Maps) -> Predictions:
         """The head's maps -> predictions at every location."""
         points, strides = locations(maps.classes, self.spec.levels)
-        return Predictions(maps.logits(), to_boxes(flatten(maps.distances), points, strides), points, strides)
+        distances = STYLES[self.spec.head].reach(flatten(maps.sides))
+        return Predictions(maps.logits(), to_boxes(distances, points, strides), points, strides)
+
+    def best(self, maps: Maps, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The head's maps -> the best k of what `predict` makes of them, with boxes made for these alone.
+
+        Args:
+            maps: of B images.
+            k: at most this many; as many as there are locations where they are fewer.
+
+        Returns:
+            boxes (B, k, 4) xyxy in pixels, scores (B, k) in [0, 1] descending, labels (B, k) int64.
+        """
+        scores, labels, places = choose(maps.logits_by_class(), k)
+        points, strides = locations(maps.classes, self.spec.levels)
+        distances = STYLES[self.spec.head].reach(pick(columns(maps.sides), places).transpose(1, 2))
+        return to_boxes(distances, points[places], strides[places]), scores, labels
 
     def every_location(self, images: Tensor) -> Predictions:
         """Images as `forward` takes them -> what each location says for itself, as losses see it."""
@@ -76,3 +92,8 @@ class Detector(nn.Module):
         """
         maps: Maps = self.head(self.features(images))
         return self.predict(maps.peaks())
+
+    def detect(self, images: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images as `forward` takes them -> the best k of what it answers, as `best` returns them."""
+        maps: Maps = self.head(self.features(images))
+        return self.best(maps.peaks(), k)

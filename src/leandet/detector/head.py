@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leandet.detector.decode import flatten
+from leandet.detector.decode import columns
 from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
@@ -24,17 +24,21 @@ class Maps(NamedTuple):
         classes: logits (B, C, h, w): which object is here, wherever its other locations are.
         chosen: logits (B, 1, h, w), added to the former: whether this location answers for its object. Empty for a head
             without such a choice.
-        distances: (B, 4, h, w) to left, top, right and bottom, in strides, not negative.
+        sides: (B, 4, h, w), of left, top, right and bottom: what `Style.reach` makes distances in strides of.
     """
 
     classes: list[Tensor]
     chosen: list[Tensor]
-    distances: list[Tensor]
+    sides: list[Tensor]
 
     def logits(self) -> Tensor:
         """Scores before the sigmoid (B, N, C), at every location of every level."""
-        classes = flatten(self.classes)
-        return classes + flatten(self.chosen) if self.chosen else classes
+        return self.logits_by_class().transpose(1, 2)
+
+    def logits_by_class(self) -> Tensor:
+        """The same as (B, C, N), the order in which they lie in the maps."""
+        classes = columns(self.classes)
+        return classes + columns(self.chosen) if self.chosen else classes
 
     def peaks(self) -> Maps:
         """The maps as they are used: a score below that of a neighbour of the same class falls further below it.
@@ -48,7 +52,7 @@ class Maps(NamedTuple):
         if not self.chosen:
             return self
         scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
-        return Maps([score - FALL * (F.max_pool2d(score, 3, 1, 1) - score) for score in scores], [], self.distances)
+        return Maps([score - FALL * (F.max_pool2d(score, 3, 1, 1) - score) for score in scores], [], self.sides)
 
 
 class Tower(nn.Sequential):
@@ -73,7 +77,8 @@ class Head(nn.Module):
 
     The score of a location is its class logit plus its choice: what an object is can be learned from all its locations
     (one-to-many), and only the single-channel choice has to learn one-to-one. A location predicts the distances to the
-    four sides of its box as softplus(x) strides (never negative, and unlike ReLU never without gradient).
+    four sides of its box as softplus(x) strides (never negative, and unlike ReLU never without gradient); the softplus
+    is left to who uses them, for in use it is needed at the chosen locations alone (`Detector.best`).
 
     Each level has towers of its own. One tower over all levels, as in FCOS, must not hold batch-norm: in training it
     would see each level's statistics, in use their mixture (docs/decisions/0007).
@@ -96,5 +101,5 @@ class Head(nn.Module):
         return Maps(
             [tower(feature) for tower, feature in zip(self.classify, features, strict=True)],
             [tower(feature) for tower, feature in zip(self.choose, features, strict=True)],
-            [F.softplus(tower(feature)) for tower, feature in zip(self.regress, features, strict=True)],
+            [tower(feature) for tower, feature in zip(self.regress, features, strict=True)],
         )

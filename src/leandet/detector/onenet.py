@@ -72,7 +72,7 @@ class CentreHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Maps:
         """Features, one (B, width, h, w) -> maps."""
         shared = [self.shared(feature) for feature in features]
-        return Maps([self.classify(x) for x in shared], [], [F.relu(self.regress(x)) / self.stride for x in shared])
+        return Maps([self.classify(x) for x in shared], [], [self.regress(x) / self.stride for x in shared])
 
 
 class Pyramid(nn.Module):
@@ -122,8 +122,8 @@ class PyramidHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Maps:
         """Features (B, width, h, w) by level -> maps by level."""
-        distances = [F.relu(self.regress(feature) * self.scales[i]) for i, feature in enumerate(features)]
-        return Maps([self.classify(feature) for feature in features], [], distances)
+        sides = [self.regress(feature) * self.scales[i] for i, feature in enumerate(features)]
+        return Maps([self.classify(feature) for feature in features], [], sides)
 
 
 def _tower(width: int, outputs: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from leandet.detector.decode import Predictions, top_k
+from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
 
 
@@ -20,8 +20,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (B, 3, H, W) RGB -> boxes (B, k, 4) xyxy px, scores (B, k) descending, labels (B, k) int64."""
-        predictions: Predictions = self.detector(images)
-        return top_k(predictions.logits, predictions.boxes, self.k)
+        return self.detector.detect(images, self.k)
 
 
 class Everywhere(nn.Module):

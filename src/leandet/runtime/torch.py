@@ -7,7 +7,6 @@ import numpy.typing as npt
 import torch
 
 from leandet.card import Card
-from leandet.detector.decode import Predictions, top_k
 from leandet.detector.detector import Detector
 from leandet.runtime.runtime import RawOutput, Runtime, check_threads
 
@@ -32,6 +31,5 @@ class TorchRuntime(Runtime):
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             images = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
-            predictions: Predictions = self._detector(images)
-            boxes, scores, labels = top_k(predictions.logits, predictions.boxes, self.card.spec.detections)
+            boxes, scores, labels = self._detector.detect(images, self.card.spec.detections)
         return RawOutput(boxes.numpy(), scores.numpy(), labels.numpy())
