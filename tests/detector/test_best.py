@@ -69,7 +69,7 @@ def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tup
                 left, top, right, bottom = (stride * reach(style, sides[n][y][x]) for n in range(4))
                 centre = ((x + 0.5) * stride, (y + 0.5) * stride)
                 box = (centre[0] - left, centre[1] - top, centre[0] + right, centre[1] + bottom)
-                found.append((1 / (1 + math.exp(-max(logits))), logits.index(max(logits)), box))
+                found.append(((1 + math.tanh(max(logits) / 2)) / 2, logits.index(max(logits)), box))
     return found
 
 
@@ -87,16 +87,15 @@ def check(style: HeadStyle, maps: Maps, k: int, answer: list[np.ndarray]) -> Non
         wanted = said(style, maps, image)
         best = sorted((score for score, _, _ in wanted), reverse=True)[:k]
         np.testing.assert_allclose(scores[image], best, rtol=1e-5, atol=1e-7)
+        values, kinds, places = (np.array(part) for part in zip(*wanted, strict=True))
         free = np.ones(len(wanted), bool)
-        every = np.array([box for _, _, box in wanted])
         for box, score, label in zip(boxes[image], scores[image], labels[image], strict=True):
-            near = free & (np.abs(every - box).max(1) < 1e-3)
-            near &= np.array([kind == label and abs(value - score) < 1e-5 for value, kind, _ in wanted])
+            near = (np.abs(places - box).max(1) < 1e-3) & (np.abs(values - score) < 1e-5) & (kinds == label) & free
             assert near.any()
             free[near.argmax()] = False
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     style=st.sampled_from(list(HeadStyle)),
     classes=st.integers(1, 4),
@@ -151,9 +150,9 @@ def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
-    row=st.sampled_from([(1, 100), (3, 100), (4, 1), (2, 1000)]),
+    row=st.sampled_from([(1, 100), (3, 20), (2, 1000)]),
     batch=st.integers(1, 3),
     steps=st.sampled_from([1, 3, 40, 400]),
     seed=st.integers(0, 10**6),

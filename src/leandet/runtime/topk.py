@@ -10,7 +10,7 @@ from leandet.runtime.runtime import RawOutput
 
 
 def top_k(logits: FloatArray, boxes: FloatArray, k: int = TOP_K) -> RawOutput:
-    """The best k locations, each with its best class: in numpy what `leandet.detector.decode.top_k` does in a graph.
+    """The best k locations, each with its best class: in numpy what `leandet.detector.decode.top_k` does in PyTorch.
 
     Args:
         logits: float32 (B, N, C), before the sigmoid.
