@@ -77,9 +77,29 @@ def plan(
 def cut(module: nn.Module, chosen: Plan) -> nn.Module:
     """A new module without the channels that the plan drops; the given one is untouched."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    before, after = _by_tensor(chosen.before), _by_tensor(chosen.after)
-    tensors = {name: _gather(named[name], before[name], axes, chosen.source) for name, axes in after.items()}
+    with torch.no_grad():
+        tensors = {name: _own(tensor) for name, tensor in gathered(named, chosen).items()}
     return filled(module, chosen.after, tensors)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.preserve_format)
+
+
+def gathered(named: Mapping[str, Tensor], chosen: Plan) -> dict[str, Tensor]:
+    """The tensors of the cut network out of the whole one's; a gradient that reaches the former goes on to the latter.
+
+    A tensor that loses nothing is not copied: it is the whole network's own.
+
+    Args:
+        named: parameters and buffers of the whole network, all or some, by name.
+        chosen: what is cut.
+    """
+    before, after = _by_tensor(chosen.before), _by_tensor(chosen.after)
+    return {
+        name: _gather(tensor, before[name], after[name], chosen.source) if name in after else tensor
+        for name, tensor in named.items()
+    }
 
 
 def mask(module: nn.Module, chosen: Plan) -> nn.Module:
@@ -113,7 +133,7 @@ def _by_tensor(recording: Recording) -> dict[str, dict[int, Axis]]:
 
 def _gather(tensor: Tensor, before: Mapping[int, Axis], after: Mapping[int, Axis], source: Nodes) -> Tensor:
     """The new tensor's elements out of the old one's; positions without an original hold their axis's fill."""
-    result = tensor.detach()
+    result = tensor
     shared = {dim: axis for dim, axis in after.items() if not axis.per_group}
     for dim, axis in shared.items():
         index = _places(axis, before[dim], source)
@@ -126,7 +146,7 @@ def _gather(tensor: Tensor, before: Mapping[int, Axis], after: Mapping[int, Axis
             blocks = result.chunk(axis.groups, 1 - dim)
             taken = [_take(block, dim, index[g], axis.fill) for g, block in enumerate(blocks)]
             result = torch.cat(taken, 1 - dim)
-    return result.clone(memory_format=torch.preserve_format)
+    return result
 
 
 def _places(axis: Axis, before: Axis, source: Nodes) -> Nodes:

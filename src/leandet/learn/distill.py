@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,30 @@ from leandet.learn.loss import quality_focal
 CLASSES, SCORES, BOXES = 2.0, 2.0, 2.0  # as the labels' own classification and GIoU terms weigh
 
 
-class Distillation:
-    """The teacher's class logits, its scores, and its boxes, each where it is confident.
+class Answers(NamedTuple):
+    """What a teacher says at every location; nothing here has a gradient.
+
+    Attributes:
+        classes: probabilities (B, N, C) of the class logits alone.
+        scores: probabilities (B, N, C) of class and choice together.
+        boxes: (B, N, 4) xyxy, px of the input.
+    """
+
+    classes: Tensor
+    scores: Tensor
+    boxes: Tensor
+
+
+@torch.no_grad()
+def answers(teacher: Detector, maps: Maps) -> Answers:
+    """A teacher's maps, read."""
+    kinds = flatten(maps.classes)
+    scores = (kinds + flatten(maps.chosen)).sigmoid()
+    return Answers(kinds.sigmoid(), scores, teacher.predict(maps).boxes)
+
+
+def imitation(student: Detector, maps: Maps, wanted: Answers) -> Tensor:
+    """How far a student's answers are from its teacher's: a scalar, per object.
 
     Three terms, for the three things that a location says. The class logits, which in these detectors answer for every
     location of an object, and the scores (class plus choice), which answer for one of them, are each pulled to the
@@ -29,11 +51,29 @@ class Distillation:
     only the student speaks, a duplicate, is taught to be silent. Boxes are pulled by 1 - GIoU with the teacher's class
     confidence as weight. Every term is divided by the sum of its teacher's confidences, so it is a loss per object.
 
+    The gradient of the scores reaches the choice alone, as in the loss of the labels.
+
+    Args:
+        student: of the teacher's classes and levels.
+        maps: its own, of the same images.
+        wanted: the teacher's.
+    """
+    own = flatten(maps.classes)
+    loss = CLASSES * quality_focal(own, wanted.classes) / _sum(wanted.classes)
+    loss = loss + SCORES * quality_focal(own.detach() + flatten(maps.chosen), wanted.scores) / _sum(wanted.scores)
+    sure = wanted.classes.amax(-1).flatten()
+    overlap = matched(student.predict(maps).boxes.flatten(0, 1), wanted.boxes.flatten(0, 1))
+    return loss + BOXES * ((1 - overlap.giou) * sure).sum() / sure.sum().clamp(min=1)
+
+
+class Distillation:
+    """A teacher's answers beside the labels: see `imitation`.
+
     The teacher belongs to no module: no file and no checkpoint holds it, and copies of the student share it.
 
     Args:
         teacher: another detector of the same classes and levels; put into evaluation mode.
-        weight: of the three terms together, above 0.
+        weight: of the imitation, above 0.
     """
 
     def __init__(self, teacher: Detector, weight: float = 1.0) -> None:
@@ -47,24 +87,12 @@ class Distillation:
         return self
 
     def __call__(self, student: Detector, maps: Maps, images: Tensor) -> Tensor:
-        """The student's maps for images (B, 3, H, W) in 0..255 -> a scalar.
-
-        The gradient of the scores reaches the choice alone, as in the loss of the labels.
-        """
+        """The student's maps for images (B, 3, H, W) in 0..255 -> a scalar."""
         if self.teacher.mean.device != images.device:
             self.teacher.to(images.device)
         with torch.no_grad():
-            wanted = self.teacher.head(self.teacher.features(images))
-            boxes = self.teacher.predict(wanted).boxes
-            kinds = flatten(wanted.classes)
-            seen = kinds.sigmoid()
-            scores = (kinds + flatten(wanted.chosen)).sigmoid()
-        own = flatten(maps.classes)
-        loss = CLASSES * quality_focal(own, seen) / _sum(seen)
-        loss = loss + SCORES * quality_focal(own.detach() + flatten(maps.chosen), scores) / _sum(scores)
-        sure = seen.amax(-1).flatten()
-        overlap = matched(student.predict(maps).boxes.flatten(0, 1), boxes.flatten(0, 1))
-        return self.weight * (loss + BOXES * ((1 - overlap.giou) * sure).sum() / sure.sum().clamp(min=1))
+            wanted = answers(self.teacher, self.teacher.head(self.teacher.features(images)))
+        return self.weight * imitation(student, maps, wanted)
 
 
 def _sum(probabilities: Tensor) -> Tensor:

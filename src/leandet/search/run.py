@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,6 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes
-from leandet.export import SUFFIXES
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
@@ -29,11 +29,14 @@ from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget, Clock, wind
+from leandet.search.request import JudgedBy, Request
 from leandet.search.space import Candidate, Levels, Space
-from leandet.search.strategies import STRATEGIES, Scene, Strategy
-from leandet.search.study import CLOCK, SETTLED, Trialled, Worker, front, judged, open_study
+from leandet.search.strategies import Scene
+from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, front, judged, open_study
+from leandet.search.supernet import Supernet
 
-MODEL, FRONT, CHART, STUDY, TUNING = "model.safetensors", "front.json", "front.svg", "study.db", "training"
+MODEL, FRONT, CHART, STUDY = "model.safetensors", "front.json", "front.svg", "study.db"
+TUNING, SUPERNETS = "training", "supernet"  # folders, with what they depend on in their names
 TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
 FINALISTS = 3
 AIM, SAFE, CLOSE = 0.95, 0.97, 0.9  # of the budget: aimed at, taken as met, and near enough to stop
@@ -41,55 +44,6 @@ ATTEMPTS = 4
 TUNING_RATE = 5e-3  # of the fine-tuning, half of training's
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a person asks of a search; the same words as on the command line.
-
-    Attributes:
-        model: a `.safetensors` detector, trained.
-        out: folder for the results.
-        budget: what the result may cost.
-        trials: candidates to judge in all, by all workers and over all resumed runs.
-        seconds: no trial starts after so many; None for no limit.
-        strategy: a name of `STRATEGIES`.
-        storage: URL of the study's database; None for a file in `out`.
-        smaller_inputs: input sizes below the model's own that may be chosen.
-        epochs: of fine-tuning the winner where it is narrower than the model; 0 for none.
-        batch: images a step of it.
-        seed: of everything random.
-        threads: of the measured engine and of PyTorch; None for all usable cores.
-        to: the target, a name of `leandet export --to`.
-    """
-
-    model: Path
-    out: Path
-    budget: Budget
-    trials: int = 64
-    seconds: float | None = None
-    strategy: str = "evolution"
-    storage: str | None = None
-    smaller_inputs: int = 1
-    epochs: int = 0
-    batch: int = 16
-    seed: int = 0
-    threads: int | None = None
-    to: str = "onnx"
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise UserError(f"the strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
-        if self.to not in SUFFIXES:
-            raise UserError(f"the target must be one of {', '.join(SUFFIXES)}, not {self.to!r}.")
-        for name, least in (("trials", 1), ("smaller_inputs", 0), ("epochs", 0)):
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"{name} must be at least {least}, not {value}.")
-
-    @property
-    def how(self) -> Strategy:
-        """The strategy."""
-        return STRATEGIES[self.strategy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +77,8 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
 
     Args:
         request: see `Request`.
-        dataset: of the detector's classes; `train` measures batch-norms, `val` judges, `test` is never looked at.
+        dataset: of the detector's classes; `train` measures batch-norms and trains what is trained, `val` judges,
+            `test` is never looked at.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -143,12 +98,14 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         raise UserError(f"the folder {request.out} cannot be made ({error.strerror}): choose another --out.") from error
     study = open_study(request.storage or f"sqlite:///{request.out / STUDY}", _identity(request, dataset))
     say("finding the channel groups and what their channels are worth")
-    space = Space(detector, channel_worth(detector, dataset.splits["train"], request.seed), request.smaller_inputs)
+    space = space_of(request, detector, dataset)
     judge = Judge(space, dataset)
     stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
     # Where the whole detector is within the budget nothing need be cut: it is the one trial.
     wanted = request.trials if scene.over(space.whole) else 1
+    if request.judge is JudgedBy.SUPERNET and scene.over(space.whole):
+        deadline += _train_supernet(request, study, space, card, dataset, say)
 
     def told(number: int, trial: Trialled) -> None:
         say(_line(number, wanted, trial))
@@ -166,16 +123,64 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
     return _finish(request, dataset, card, space, made, outcome, say)
 
 
+def space_of(request: Request, detector: Detector, dataset: Dataset) -> Space:
+    """What may be chosen, the detector's channels ordered by worth; a supernet's order never changes.
+
+    Raises:
+        UserError: if nothing can be cut.
+    """
+    if request.judge is JudgedBy.SUPERNET:
+        worth = supernet_of(request, dataset).worth(detector, dataset)
+    else:
+        worth = channel_worth(detector, dataset.splits["train"], request.seed)
+    return Space(detector, worth, request.smaller_inputs)
+
+
+def supernet_of(request: Request, dataset: Dataset) -> Supernet:
+    """The supernet of a request: in a folder of its own for each model, data, seed and length of training."""
+    parts = [_digest(request.model), dataset.root.name, request.seed]
+    name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+    folder = request.out / f"{SUPERNETS}-{name}-{request.supernet_epochs}x{request.batch}"
+    return Supernet(folder, request.supernet_epochs, request.batch, request.seed)
+
+
+def _train_supernet(request: Request, study: Study, space: Space, card: Card, dataset: Dataset, say: Tell) -> float:
+    """Make the space's detector the supernet by which the study judges; returns the seconds that it took.
+
+    Raises:
+        UserError: if another worker's supernet judges this study.
+    """
+    start, own = time.monotonic(), supernet_of(request, dataset)
+    known = study.user_attrs.get(SUPERNET)
+    if known is None or own.finished:
+        if not own.finished:
+            say(f"training the supernet, {own.epochs} epochs")
+        own.train(space, card.classes, dataset)
+        known = study.user_attrs.get(SUPERNET) or own.digest  # perhaps another worker was faster
+        study.set_user_attr(SUPERNET, known)
+    if not own.finished or own.digest != known:
+        raise UserError(
+            f"another worker's supernet judges the trials of this storage: replace the folder {own.folder} by the one "
+            "of that name in its --out, and start again."
+        )
+    return time.monotonic() - start
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
 def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
-    digest = hashlib.blake2b(request.model.read_bytes(), digest_size=16).hexdigest()
+    supernet = {"judge": [request.judge.value, request.supernet_epochs, request.batch]}
     return {
-        "model": digest,
+        "model": _digest(request.model),
         "data": dataset.root.name,
         "budget": [request.budget.ms, request.budget.bytes],
         "strategy": request.strategy,
         "smaller_inputs": request.smaller_inputs,
         "target": [request.to, request.threads],
         "seed": request.seed,
+        **(supernet if request.judge is JudgedBy.SUPERNET else {}),  # without: as before there was a choice
     }
 
 
@@ -307,6 +312,8 @@ def _finish(
         digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
         ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}-{epochs}x{request.batch}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
+    if request.judge is JudgedBy.SUPERNET:
+        provenance["search_supernet_epochs"] = str(request.supernet_epochs)
     if epochs:
         provenance["search_epochs"] = str(epochs)
     path = request.out / MODEL
@@ -339,6 +346,7 @@ def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Ou
         "budget_bytes": request.budget.bytes,
         "target": request.to,
         "strategy": request.strategy,
+        "judge": request.judge.value,
         "chosen": {
             **chosen,
             "path": str(path),

@@ -14,7 +14,7 @@ from leandet.compress.allocate import FEWEST, Choice, Quantity, choices, strengt
 from leandet.compress.allocate import Costs as PaperCosts
 from leandet.compress.channels import analyse
 from leandet.compress.criteria import Criterion
-from leandet.compress.cut import cut, plan
+from leandet.compress.cut import Plan, cut, plan
 from leandet.compress.resize import own_shapes, shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import STRIDE
@@ -169,14 +169,21 @@ class Space:
         own = self.sizes[0]
         return candidate.size.height * candidate.size.width / (own.height * own.width)
 
+    def plan(self, candidate: Candidate) -> Plan:
+        """Which channels a candidate has of the detector's; it does not depend on the weights.
+
+        Raises:
+            UserError: if the network's code does not run at these widths.
+        """
+        return plan(self.detector, self._example, self.structure, candidate.kept, self._strength)
+
     def cut(self, candidate: Candidate) -> Detector:
         """The detector at a candidate's widths and input size; batch-norms still as they were.
 
         Raises:
             UserError: if the network's code does not run at these widths.
         """
-        chosen = plan(self.detector, self._example, self.structure, candidate.kept, self._strength)
-        made = cut(self.detector, chosen)
+        made = cut(self.detector, self.plan(candidate))
         if not isinstance(made, Detector):
             raise TypeError("a cut detector is a detector")
         made.remember(self.widths(candidate))

@@ -25,7 +25,7 @@ HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one u
 LOCKED = 120  # seconds that a worker waits for another one's write to an SQLite file
 PATIENCE = 1.0  # seconds between two looks at what other workers do
 SECONDS, COPY, REFUSED = "seconds", "same_as", "refused"
-IDENTITY, CLOCK, SETTLED = "search", "clock", "settled"
+IDENTITY, CLOCK, SETTLED, SUPERNET = "search", "clock", "settled", "supernet"
 ASIDE = "aside"  # a trial that was not needed, or not possible to run now
 
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -118,7 +118,7 @@ def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet")
     if found is None:
         study.set_user_attr(IDENTITY, identity)
     elif found != identity:
-        wrong = next((key for key in identity if found.get(key) != identity[key]), "version")
+        wrong = next((key for key in identity | found if found.get(key) != identity.get(key)), "version")
         raise UserError(
             f"the storage {url} holds a search with another {wrong}: name another one, or repeat its options."
         )

@@ -1,0 +1,258 @@
+"""The supernet: its sub-networks are the candidates that the judge sees, they learn, and they leave no trace."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from leandet.compress import recalibrate
+from leandet.compress.criteria import Taylor, l1
+from leandet.data.read import read
+from leandet.data.shapes import draw_shapes
+from leandet.detector.decode import flatten
+from leandet.detector.detector import Detector
+from leandet.detector.files import load_detector
+from leandet.detector.spec import Spec
+from leandet.errors import UserError
+from leandet.learn.distill import answers, imitation
+from leandet.learn.train import LAST
+from leandet.preprocess import Size
+from leandet.search import supernet as room
+from leandet.search.space import Space
+from leandet.search.supernet import WEIGHTS, WORTH, Sandwich, SubNetwork, Supernet
+
+SIDE = 64
+BACKBONES = ("mobilenet_v1_025", "shufflenet_v2_x0_5", "mobilenet_v3_small")
+
+
+def pictures(count=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+
+
+def make(backbone, classes=3):
+    """Batch-norms that have seen something: untouched ones would make comparisons vacuous."""
+    torch.manual_seed(0)
+    detector = Detector(Spec(backbone, classes, Size(SIDE, SIDE), width=16)).eval()
+    recalibrate(detector, [pictures(8)])
+    return Space(detector, l1)
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def spaces(request):
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make(BACKBONES[0])
+
+
+def candidates(space):
+    return [space.narrowest(), space.candidate(space.even(7)), *Sandwich(space, 3).structures(5)[1:]]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_sub_network_answers_as_the_candidate_cut_out(spaces, training):
+    whole = spaces.detector.train(training)
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    try:
+        for candidate in candidates(spaces):
+            shared = SubNetwork(spaces, candidate)
+            made = spaces.cut(candidate).train(training)
+            with torch.no_grad():
+                wanted = made.head(made.features(pictures()))
+                got = shared(whole, pictures())
+            for a, b in zip(got, wanted, strict=True):
+                torch.testing.assert_close(flatten(a), flatten(b), rtol=1e-5, atol=1e-5)
+    finally:
+        whole.eval()
+    for name, tensor in whole.state_dict().items():  # running statistics are not shared
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_it_still_does_after_the_whole_has_learned(small):
+    space = Space(copy.deepcopy(small.detector), l1)
+    whole, candidate = space.detector.train(), space.candidate(space.even(6))
+    shared = SubNetwork(space, candidate)
+    with torch.no_grad():
+        before = flatten(shared(whole, pictures()).classes)
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.05)
+    flatten(shared(whole, pictures()).classes).square().mean().backward()
+    optimizer.step()
+    made = space.cut(candidate).train()
+    with torch.no_grad():
+        got = flatten(shared(whole, pictures()).classes)
+        wanted = flatten(made.head(made.features(pictures())).classes)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(got, before, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_are_those_of_the_cut_networks(small):
+    """Along a random direction of the shared weights, against differences of candidates that are really cut."""
+    space = Space(copy.deepcopy(small.detector).double(), l1)
+    whole, candidate = space.detector, space.candidate(space.even(6))
+    images, step = pictures().double(), 1e-6
+
+    def loss(maps):
+        return flatten(maps.classes).square().mean() + flatten(maps.distances).mean()
+
+    loss(SubNetwork(space, candidate)(whole, images)).backward()
+    generator = torch.Generator().manual_seed(0)
+    way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in whole.named_parameters()}
+    slope = sum(float((p.grad * way[n]).sum()) for n, p in whole.named_parameters() if p.grad is not None)
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for name, weight in whole.named_parameters():
+                weight += sign * step * way[name]
+            made = space.cut(candidate)
+            ends.append(float(loss(made.head(made.features(images)))))
+            for name, weight in whole.named_parameters():
+                weight -= sign * step * way[name]
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+    assert abs(slope) > 1e-4
+
+
+def test_channels_that_are_cut_get_no_gradient(small):
+    whole = small.detector
+    whole.zero_grad()
+    shared = SubNetwork(small, small.narrowest())
+    flatten(shared(whole, pictures()).classes).square().sum().backward()
+    first = next(p for p in whole.parameters() if p.ndim == 4)
+    rows = first.grad.flatten(1).abs().sum(1)
+    kept = small.choices[0].group.at(small.narrowest().kept[small.choices[0].group.name])
+    assert int((rows > 0).sum()) <= kept < len(rows)
+    assert set(rows.topk(kept).indices.tolist()) == set(first.detach().flatten(1).abs().sum(1).topk(kept).indices.tolist())
+    whole.zero_grad()
+
+
+def test_steps_draw_by_seed_and_number_alone(small):
+    one, two = Sandwich(small, 0), Sandwich(small, 0)
+    drawn = [one.structures(step) for step in range(20)]
+    assert drawn == [two.structures(step) for step in range(20)]
+    assert [Sandwich(small, 1).structures(step) for step in range(20)] != drawn
+    assert all(structures[0].kept == small.narrowest().kept for structures in drawn)
+    assert all(len({c.key for c in structures[1:]}) == room.DRAWN for structures in drawn)
+    assert all(c.size == small.sizes[0] for structures in drawn for c in structures)
+    widths = [sum(c.kept.values()) / sum(small.whole.kept.values()) for c in Sandwich(small, 0)._pool]
+    assert min(widths) < 0.3
+    assert max(widths) > 0.8
+
+
+def test_what_is_added_is_the_imitation_of_the_same_steps_answers(small):
+    whole, guide = small.detector.train(), Sandwich(small, 0)
+    try:
+        with torch.no_grad():
+            maps = whole.head(whole.features(pictures()))
+            wanted = answers(whole, maps)
+            parts = []
+            for candidate in guide.structures(0):
+                made = small.cut(candidate).train()
+                parts.append(float(imitation(made, made.head(made.features(pictures())), wanted)))
+            assert float(guide(whole, maps, pictures())) == pytest.approx(sum(parts), rel=1e-4)
+        assert min(parts) > 0
+    finally:
+        whole.eval()
+    assert copy.deepcopy(guide) is guide
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return read(draw_shapes(tmp_path_factory.mktemp("supernet") / "shapes", train=8, val=4, side=SIDE))[0]
+
+
+def trained(dataset, folder, epochs=2, worth=None):
+    space = make(BACKBONES[0], len(dataset.classes))
+    own = Supernet(folder, epochs, 4, 0)
+    space = Space(space.detector, worth or own.worth(space.detector, dataset))
+    own.train(space, dataset.classes, dataset)
+    return space, own
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory):
+    return trained(dataset, tmp_path_factory.mktemp("straight") / "net")
+
+
+def test_training_leaves_an_ordinary_model_and_its_losses(dataset, straight):
+    space, own = straight
+    made, card = load_detector(own.folder / WEIGHTS)
+    assert card.classes == dataset.classes
+    for (name, a), b in zip(space.detector.state_dict().items(), made.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+    curves = json.loads((own.folder / room.TRAINING / "curves.json").read_text())
+    assert len(curves) == own.epochs
+    assert all(row["loss/distillation"] > 0 for row in curves)
+    assert [("ap" in row) for row in curves] == [False, True]  # the last weights are taken, not the best whole network's
+
+
+def test_sub_networks_learn_what_training_the_whole_alone_does_not_teach(dataset, tmp_path, monkeypatch):
+    """How far the narrowest is from the whole, both calibrated alike, after training with and without sub-networks."""
+
+    def distance(folder):
+        space, _ = trained(dataset, folder, epochs=6, worth=Taylor({}) if False else None)
+        images = pictures(8, seed=2)
+        whole, narrow = space.detector, space.cut(space.narrowest())
+        recalibrate(narrow, [images])
+        recalibrate(whole, [images])
+        with torch.no_grad():
+            wanted = answers(whole, whole.head(whole.features(images)))
+            return float(imitation(narrow, narrow.head(narrow.features(images)), wanted))
+
+    taught = distance(tmp_path / "taught")
+    monkeypatch.setattr(Sandwich, "__call__", lambda self, student, maps, images: images.new_zeros(()).float())
+    alone = distance(tmp_path / "alone")
+    assert taught < 0.8 * alone
+
+
+def test_a_finished_supernet_is_read_and_a_copy_is_the_same(dataset, straight):
+    space, own = straight
+    stamp = (own.folder / WEIGHTS).stat().st_mtime_ns
+    again, same = trained(dataset, own.folder)
+    assert (own.folder / WEIGHTS).stat().st_mtime_ns == stamp
+    assert own.finished
+    assert same.digest == own.digest
+    assert [c.scores.tolist() for c in again.choices] == [c.scores.tolist() for c in space.choices]
+    for a, b in zip(space.detector.state_dict().values(), again.detector.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+class Interrupts(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, straight, tmp_path, monkeypatch):
+    folder, train = tmp_path / "net", room.train
+
+    def interrupted(*positional, callbacks, **named):
+        return train(*positional, callbacks=[*callbacks, Interrupts()], **named)
+
+    monkeypatch.setattr(room, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(dataset, folder)
+    assert (folder / room.TRAINING / LAST).is_file()
+    assert not (folder / WEIGHTS).exists()
+    monkeypatch.setattr(room, "train", train)
+    space, _ = trained(dataset, folder)
+    for (name, a), b in zip(space.detector.state_dict().items(), straight[0].detector.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", [WORTH, WEIGHTS])
+def test_damaged_files_are_the_persons_to_mend(dataset, straight, tmp_path, name):
+    for file in (WORTH, WEIGHTS):
+        content = (straight[1].folder / file).read_bytes()
+        (tmp_path / file).write_bytes(content[: len(content) // 2] if file == name else content)
+    with pytest.raises(UserError, match=name):
+        trained(dataset, tmp_path)
+
+
+def test_another_detectors_supernet_is_refused(dataset, straight):
+    space = make(BACKBONES[2], len(dataset.classes))
+    with pytest.raises(UserError, match="of another detector"):
+        straight[1].train(space, dataset.classes, dataset)
