@@ -6,8 +6,8 @@ from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.preprocess import Size
 from leandet.search.latency import Budget, Clock
+from leandet.search.scene import Scene
 from leandet.search.space import Space
-from leandet.search.strategies import Scene
 
 MS_FOR_EACH = 1e-6  # of the made-up machine, for each multiply-add
 

@@ -13,8 +13,8 @@ from leandet.cost.count import count
 from leandet.detector.files import load_detector, save_detector
 from leandet.preprocess import Size
 from leandet.search.latency import Budget
+from leandet.search.scene import Scene
 from leandet.search.space import ALIGN, LEVELS, SIZE, Candidate, input_sizes
-from leandet.search.strategies import Scene
 
 
 def levels_of(space, seed):

@@ -5,7 +5,9 @@ import statistics
 import optuna
 import pytest
 
-from leandet.search.strategies import BLOCKS, KEY, ROUNDS, STRATEGIES, Fit, starting_points
+from leandet.search.samplers import KEY
+from leandet.search.scene import Fit
+from leandet.search.strategies import BLOCKS, ROUNDS, STRATEGIES, starting_points
 from leandet.search.study import Worker, judged
 
 TRIALS = 40

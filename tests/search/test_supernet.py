@@ -1,7 +1,6 @@
 """The supernet: its sub-networks are the candidates that the judge sees, they learn, and they leave no trace."""
 
 import copy
-import dataclasses
 import json
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from leandet.compress import recalibrate
-from leandet.compress.criteria import Taylor, l1
+from leandet.compress.criteria import l1
 from leandet.data.read import read
 from leandet.data.shapes import draw_shapes
 from leandet.detector.decode import flatten
@@ -33,12 +32,16 @@ def pictures(count=2, seed=1):
     return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 
 
-def make(backbone, classes=3):
+def build(backbone, classes=3):
     """Batch-norms that have seen something: untouched ones would make comparisons vacuous."""
     torch.manual_seed(0)
     detector = Detector(Spec(backbone, classes, Size(SIDE, SIDE), width=16)).eval()
     recalibrate(detector, [pictures(8)])
-    return Space(detector, l1)
+    return detector
+
+
+def make(backbone):
+    return Space(build(backbone), l1)
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
@@ -108,11 +111,11 @@ def test_gradients_are_those_of_the_cut_networks(small):
     for sign in (1, -1):
         with torch.no_grad():
             for name, weight in whole.named_parameters():
-                weight += sign * step * way[name]
+                weight.add_(way[name], alpha=sign * step)
             made = space.cut(candidate)
             ends.append(float(loss(made.head(made.features(images)))))
             for name, weight in whole.named_parameters():
-                weight -= sign * step * way[name]
+                weight.sub_(way[name], alpha=sign * step)
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
     assert abs(slope) > 1e-4
 
@@ -126,7 +129,9 @@ def test_channels_that_are_cut_get_no_gradient(small):
     rows = first.grad.flatten(1).abs().sum(1)
     kept = small.choices[0].group.at(small.narrowest().kept[small.choices[0].group.name])
     assert int((rows > 0).sum()) <= kept < len(rows)
-    assert set(rows.topk(kept).indices.tolist()) == set(first.detach().flatten(1).abs().sum(1).topk(kept).indices.tolist())
+    assert set(rows.topk(kept).indices.tolist()) == set(
+        first.detach().flatten(1).abs().sum(1).topk(kept).indices.tolist()
+    )
     whole.zero_grad()
 
 
@@ -165,10 +170,10 @@ def dataset(tmp_path_factory):
     return read(draw_shapes(tmp_path_factory.mktemp("supernet") / "shapes", train=8, val=4, side=SIDE))[0]
 
 
-def trained(dataset, folder, epochs=2, worth=None):
-    space = make(BACKBONES[0], len(dataset.classes))
+def trained(dataset, folder, epochs=2):
+    detector = build(BACKBONES[0], len(dataset.classes))
     own = Supernet(folder, epochs, 4, 0)
-    space = Space(space.detector, worth or own.worth(space.detector, dataset))
+    space = Space(detector, own.worth(detector, dataset))
     own.train(space, dataset.classes, dataset)
     return space, own
 
@@ -187,14 +192,17 @@ def test_training_leaves_an_ordinary_model_and_its_losses(dataset, straight):
     curves = json.loads((own.folder / room.TRAINING / "curves.json").read_text())
     assert len(curves) == own.epochs
     assert all(row["loss/distillation"] > 0 for row in curves)
-    assert [("ap" in row) for row in curves] == [False, True]  # the last weights are taken, not the best whole network's
+    assert [("ap" in row) for row in curves] == [
+        False,
+        True,
+    ]  # the last weights are taken, not the best whole network's
 
 
 def test_sub_networks_learn_what_training_the_whole_alone_does_not_teach(dataset, tmp_path, monkeypatch):
     """How far the narrowest is from the whole, both calibrated alike, after training with and without sub-networks."""
 
     def distance(folder):
-        space, _ = trained(dataset, folder, epochs=6, worth=Taylor({}) if False else None)
+        space, _ = trained(dataset, folder, epochs=6)
         images = pictures(8, seed=2)
         whole, narrow = space.detector, space.cut(space.narrowest())
         recalibrate(narrow, [images])
@@ -239,7 +247,9 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, str
     assert not (folder / WEIGHTS).exists()
     monkeypatch.setattr(room, "train", train)
     space, _ = trained(dataset, folder)
-    for (name, a), b in zip(space.detector.state_dict().items(), straight[0].detector.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        space.detector.state_dict().items(), straight[0].detector.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 
 
@@ -253,6 +263,6 @@ def test_damaged_files_are_the_persons_to_mend(dataset, straight, tmp_path, name
 
 
 def test_another_detectors_supernet_is_refused(dataset, straight):
-    space = make(BACKBONES[2], len(dataset.classes))
+    space = Space(build(BACKBONES[2], len(dataset.classes)), l1)
     with pytest.raises(UserError, match="of another detector"):
         straight[1].train(space, dataset.classes, dataset)

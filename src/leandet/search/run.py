@@ -30,8 +30,8 @@ from leandet.runtime.torch import TorchRuntime
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget, Clock, wind
 from leandet.search.request import JudgedBy, Request
+from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Levels, Space
-from leandet.search.strategies import Scene
 from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, front, judged, open_study
 from leandet.search.supernet import Supernet
 

@@ -18,8 +18,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leandet.errors import UserError
+from leandet.search.samplers import KEY
+from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Levels, Space
-from leandet.search.strategies import KEY, Scene, Strategy, sampler
+from leandet.search.strategies import Strategy, sampler
 
 HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one until a worker counts as dead
 LOCKED = 120  # seconds that a worker waits for another one's write to an SQLite file
