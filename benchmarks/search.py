@@ -1,10 +1,12 @@
 """Searched structures against uniform pruning and chance, at equal measured latency and equal fine-tuning.
 
 For each strategy and seed: search within the budget, measure, fine-tune, judge on the test split; then all winners are
-measured once more in turns. And EagleEye's claim: over twelve candidates, how well AP after recalibration alone ranks
-AP after fine-tuning. What is finished is kept in --out, so the command can be repeated until it is done.
+measured once more in turns. And EagleEye's claim: over twelve candidates, how well a judge's AP ranks AP after
+fine-tuning, for candidates cut from the trained detector and for the same cut from a supernet (--judges). What is
+finished is kept in --out, so the command can be repeated until it is done.
 
 Run: .venv/bin/python benchmarks/search.py MODEL --data DATA --budget 4 --epochs 30 --threads 2
+     with both judges: ... --judges recalibrate supernet --supernet-epochs 30
 """
 
 from __future__ import annotations
@@ -13,25 +15,29 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from record import DOCS, fill, load, save, table
+from scipy.stats import spearmanr
 
-from leandet.atomic import write_json
+from leandet.atomic import write_bytes, write_json
 from leandet.data.read import read
 from leandet.data.sample import Dataset, evenly
 from leandet.detector.files import load_detector
 from leandet.evaluate import evaluate
 from leandet.export.stopwatch import Stopwatch
+from leandet.learn.callbacks import CURVES
 from leandet.runtime import open_runtime
-from leandet.search import Request, search
-from leandet.search.judge import Judge, channel_worth
+from leandet.search import JudgedBy, Request, search
+from leandet.search.judge import Judge
 from leandet.search.latency import Budget
-from leandet.search.run import tune
+from leandet.search.run import space_of, supernet_of, tune
 from leandet.search.space import Space
-from leandet.search.study import judged, open_study
+from leandet.search.study import Trialled, judged, open_study
+from leandet.search.supernet import TRAINING, WEIGHTS, WORTH
 
 RANKED = 12
 WORKERS = (1, 10, 1_000)
@@ -45,30 +51,62 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def request_of(arguments: argparse.Namespace, strategy: str, seed: int) -> Request:
-    """The search of one strategy and seed; its study lies in its own folder."""
+def name_of(strategy: str, seed: int, judge: JudgedBy) -> str:
+    """Of a contender, for its folder and its file."""
+    return f"{strategy}-{seed}" if judge is JudgedBy.RECALIBRATE else f"{strategy}-{judge}-{seed}"
+
+
+def request_of(
+    arguments: argparse.Namespace, strategy: str, seed: int, judge: JudgedBy = JudgedBy.RECALIBRATE
+) -> Request:
+    """The search of one strategy, seed and judge; its study lies in its own folder."""
     return Request(
         arguments.model,
-        arguments.out / f"{strategy}-{seed}",
+        arguments.out / name_of(strategy, seed, judge),
         Budget(arguments.budget),
         trials=1 if strategy == "uniform" else arguments.trials,
         strategy=strategy,
         smaller_inputs=0 if strategy == "uniform" else arguments.smaller_inputs,
+        judge=judge,
+        supernet_epochs=arguments.supernet_epochs,
         epochs=arguments.epochs,
         seed=seed,
         threads=arguments.threads,
     )
 
 
-def contender(arguments: argparse.Namespace, dataset: Dataset, strategy: str, seed: int) -> dict[str, Any]:
+def with_supernet(arguments: argparse.Namespace, dataset: Dataset, request: Request) -> float:
+    """Put the supernet of the request's seed, trained once for all strategies, where the request looks for it.
+
+    Returns:
+        Seconds that its training took.
+    """
+    own = supernet_of(request, dataset).folder
+    shared = arguments.out / "supernets" / own.name
+    detector, card = load_detector(arguments.model)
+    net = replace(supernet_of(request, dataset), folder=shared)
+    net.train(Space(detector, net.worth(detector, dataset), request.smaller_inputs), card.classes, dataset)
+    own.mkdir(parents=True, exist_ok=True)
+    for name in (WORTH, WEIGHTS):
+        write_bytes(own / name, (shared / name).read_bytes())
+    curves = json.loads((shared / TRAINING / CURVES).read_text(encoding="utf-8"))
+    return float(sum(epoch["seconds"] for epoch in curves))
+
+
+def contender(
+    arguments: argparse.Namespace, dataset: Dataset, strategy: str, seed: int, judge: JudgedBy
+) -> dict[str, Any]:
     """Search, fine-tune, judge."""
-    request = request_of(arguments, strategy, seed)
-    found = search(request, dataset, lambda line: print(f"{strategy} {seed}: {line}", flush=True))
+    request = request_of(arguments, strategy, seed, judge)
+    if judge is JudgedBy.SUPERNET:
+        with_supernet(arguments, dataset, request)
+    found = search(request, dataset, lambda line: print(f"{name_of(strategy, seed, judge)}: {line}", flush=True))
     split = dataset.judging
     scores, _ = evaluate(open_runtime(found.path, arguments.threads), dataset.splits[split], dataset.classes)
     return {
         "strategy": strategy,
         "seed": seed,
+        "judge": judge.value,
         "path": str(found.path),
         "split": split,
         "ap": scores.ap,
@@ -90,25 +128,39 @@ def measured(arguments: argparse.Namespace, dataset: Dataset, rows: list[dict[st
     return [{**row, "p50_ms": time.p50_ms} for row, time in zip(rows, times, strict=True)]
 
 
-def ranking(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Twelve structures of the random search, evenly spaced in AP: AP before and after fine-tuning, Spearman's rho."""
-    request = request_of(arguments, "random", arguments.seeds[0])
-    study = open_study(f"sqlite:///{request.out / 'study.db'}", identity=None)
-    trials = sorted(judged(study, lambda candidate: False), key=lambda trial: trial.ap)
-    chosen = [trials[i] for i in np.unique(np.linspace(0, len(trials) - 1, RANKED).round().astype(int))]
-    detector, _ = load_detector(arguments.model)
-    judge = Judge(
-        Space(detector, channel_worth(detector, dataset.splits["train"], request.seed), request.smaller_inputs), dataset
+def structures(arguments: argparse.Namespace) -> list[Trialled]:
+    """Twelve structures of the random search, evenly spaced in the AP that recalibration gives them."""
+    study = open_study(
+        f"sqlite:///{request_of(arguments, 'random', arguments.seeds[0]).out / 'study.db'}", identity=None
     )
+    trials = sorted(judged(study, lambda candidate: False), key=lambda trial: trial.ap)
+    return [trials[i] for i in np.unique(np.linspace(0, len(trials) - 1, RANKED).round().astype(int))]
+
+
+def ranking(arguments: argparse.Namespace, dataset: Dataset, judge: JudgedBy) -> dict[str, Any]:
+    """The twelve structures cut from what a judge cuts from: AP before and after fine-tuning, Spearman's rho."""
+    chosen, request = structures(arguments), request_of(arguments, "random", arguments.seeds[0], judge)
+    detector, card = load_detector(arguments.model)
+    seconds = with_supernet(arguments, dataset, request) if judge is JudgedBy.SUPERNET else 0.0
+    space = space_of(request, detector, dataset)
+    if judge is JudgedBy.SUPERNET:
+        supernet_of(request, dataset).train(space, card.classes, dataset)
+    judged_by = Judge(space, dataset)
+    name = "ranking" if judge is JudgedBy.RECALIBRATE else f"ranking-{judge}"
 
     def tuned(place: int) -> dict[str, Any]:
-        made = judge.calibrated(chosen[place].candidate)
-        ap = tune(request, dataset, made, arguments.out / f"ranking-{place}")
-        return {"trial": chosen[place].number, "before": chosen[place].ap, "after": ap}
+        made = judged_by.calibrated(chosen[place].candidate)
+        before = judged_by.ap(made)
+        ap = tune(request, dataset, made, arguments.out / f"{name}-{place}")
+        return {"trial": chosen[place].number, "before": before, "after": ap}
 
-    rows = [once(arguments.out / f"ranking-{i}.json", lambda i=i: tuned(i)) for i in range(len(chosen))]
-    ranks = [np.argsort(np.argsort([row[name] for row in rows])) for name in ("before", "after")]
-    return {"candidates": rows, "spearman": float(np.corrcoef(*ranks)[0, 1])}
+    rows = [once(arguments.out / f"{name}-{i}.json", lambda i=i: tuned(i)) for i in range(len(chosen))]
+    return {"candidates": rows, "spearman": spearman(rows, rows), "supernet_seconds": seconds}
+
+
+def spearman(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> float:
+    """Spearman's rho of the AP before fine-tuning, in some rows, with that after it, in others of the same trials."""
+    return float(spearmanr([row["before"] for row in before], [row["after"] for row in after]).statistic)
 
 
 def planning(seconds: float) -> str:
@@ -136,24 +188,36 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--smaller-inputs", type=int, default=1)
+    parser.add_argument("--judges", nargs="+", type=JudgedBy, choices=list(JudgedBy), default=[JudgedBy.RECALIBRATE])
+    parser.add_argument("--supernet-epochs", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-ranking", action="store_true", help="leave the twelve fine-tunings out")
     arguments = parser.parse_args()
     dataset, _ = read(arguments.data)
     rows = [
-        once(arguments.out / f"{strategy}-{seed}.json", lambda s=strategy, n=seed: contender(arguments, dataset, s, n))
+        once(
+            arguments.out / f"{name_of(strategy, seed, judge)}.json",
+            lambda s=strategy, n=seed, j=judge: contender(arguments, dataset, s, n, j),
+        )
+        for judge in arguments.judges
         for seed in arguments.seeds
         for strategy in arguments.strategies
     ]
     result: dict[str, Any] = {"budget_ms": arguments.budget, "epochs": arguments.epochs}
     result["rows"] = measured(arguments, dataset, rows)
-    if not arguments.no_ranking and "random" in arguments.strategies:
-        result["ranking"] = ranking(arguments, dataset)
+    if not arguments.no_ranking and "random" in arguments.strategies and JudgedBy.RECALIBRATE in arguments.judges:
+        result["ranking"] = ranking(arguments, dataset, JudgedBy.RECALIBRATE)
+        if JudgedBy.SUPERNET in arguments.judges:
+            result["supernet_epochs"] = arguments.supernet_epochs
+            result["ranking_supernet"] = ranking(arguments, dataset, JudgedBy.SUPERNET)
+            # Which judge foretells what fine-tuning makes of a structure cut from the trained detector?
+            own, other = (result[name]["candidates"] for name in ("ranking_supernet", "ranking"))
+            result["ranking_supernet"]["spearman_from_trained"] = spearman(own, other)
     save("search", {**load("search"), dataset.root.name: result})
     cells = [
         [
-            f"{r['strategy']}, seed {r['seed']}",
+            f"{r['strategy']}, seed {r['seed']}, {r.get('judge', JudgedBy.RECALIBRATE)}",
             f"{100 * r['ap']:.1f}",
             f"{r['p50_ms']:.2f}",
             f"{r['seconds_per_trial']:.1f}",
@@ -164,8 +228,9 @@ def main() -> None:
     if searched:
         fill(DOCS / "budget.md", f"cost {dataset.root.name}", planning(float(np.median(searched))))
     print(table(["strategy", "AP %", "p50 ms", "s per trial"], cells))
-    if "ranking" in result:
-        print(f"Spearman's rho of AP before and after fine-tuning: {result['ranking']['spearman']:.2f}")
+    for name in ("ranking", "ranking_supernet"):
+        if name in result:
+            print(f"{name}: Spearman's rho of AP before and after fine-tuning {result[name]['spearman']:.2f}")
 
 
 if __name__ == "__main__":

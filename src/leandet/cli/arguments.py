@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from leandet.errors import UserError
 
 Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
@@ -21,6 +24,17 @@ ScalePenalty = Annotated[
     float,
     typer.Option(min=0, help="Weight of batch-norm scales in the loss, such as 1e-4, for pruning by bn-scale later."),
 ]
+
+
+def one_of(option: str, value: str, names: Sequence[str]) -> str:
+    """An option's value, if it is one of the names.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if value not in names:
+        raise UserError(f"{option} must be one of {', '.join(names)}, not {value!r}.")
+    return value
 
 
 def tell(line: str) -> None:

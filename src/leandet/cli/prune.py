@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, tell
+from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, one_of, tell
 from leandet.cli.make import Batch, Resume
 from leandet.cli.quantities import milliseconds
 from leandet.errors import UserError
@@ -72,11 +72,11 @@ def prune_command(
     pruning = Pruning(
         goal=_goal(to, of, ratio),
         criterion=criterion,
-        scope=Scope(_one_of("--scope", scope, [s.value for s in Scope])),
+        scope=Scope(one_of("--scope", scope, [s.value for s in Scope])),
         rules=(*(_rule(text) for text in rule or ()), *(_excluded(text) for text in exclude or ())),
         align=align,
         steps=steps,
-        schedule=Schedule(_one_of("--schedule", schedule, [s.value for s in Schedule])),
+        schedule=Schedule(one_of("--schedule", schedule, [s.value for s in Schedule])),
         epochs=epochs,
         between=between,
         sparse_epochs=sparse_epochs,
@@ -96,17 +96,11 @@ def prune_command(
         _print_result(result)
 
 
-def _one_of(option: str, value: str, names: list[str]) -> str:
-    if value not in names:
-        raise UserError(f"{option} must be one of {', '.join(names)}, not {value!r}.")
-    return value
-
-
 def _goal(to: str | None, of: str, ratio: float | None) -> Goal:
     from leandet.compress import Quantity
     from leandet.pipeline.goal import Milliseconds, Ratio, remaining
 
-    quantity = Quantity(_one_of("--of", of, [q.value for q in Quantity]))
+    quantity = Quantity(one_of("--of", of, [q.value for q in Quantity]))
     if (to is None) == (ratio is None):
         raise UserError("say how far to prune: either --to 50%, --to 4ms or --ratio 0.3.")
     if ratio is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Threads, tell
+from leandet.cli.arguments import Json, Seed, Threads, one_of, tell
 from leandet.cli.quantities import duration, milliseconds, size_in_bytes
 
 if TYPE_CHECKING:
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 def search_command(
     model: Annotated[Path, typer.Argument(help="A trained .safetensors detector.")],
-    data: Annotated[Path, typer.Option(help="Labelled images: train measures batch-norms, val judges.")],
+    data: Annotated[Path, typer.Option(help="Labelled images: train measures batch-norms and trains, val judges.")],
     budget: Annotated[str, typer.Option(help="Latency to meet, photograph in, boxes out, such as 4ms.")],
     max_size: Annotated[str | None, typer.Option(help="Largest file, such as 1MB.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Candidates to judge in all, earlier runs included.")] = 64,
-    time: Annotated[str | None, typer.Option(help="Start no trial after so long, such as 30m.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Start no trial after so long, such as 30m; a supernet's training is not counted."),
+    ] = None,
     strategy: Annotated[
-        str, typer.Option(help="evolution, annealing, netadapt, nsga2, tpe; to compare with: random, uniform.")
+        str, typer.Option(help="evolution, annealing, netadapt, amc, nsga2, tpe; to compare with: random, uniform.")
     ] = "evolution",
     storage: Annotated[
         str | None,
@@ -31,19 +34,31 @@ def search_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/search-MODEL if left out.")] = None,
     smaller_inputs: Annotated[int, typer.Option(min=0, max=8, help="Input sizes below the model's to try.")] = 1,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="What candidates are cut from: recalibrate (the detector as it is), supernet (trained on for it)."
+        ),
+    ] = "recalibrate",
+    supernet_epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs that the supernet is trained, if it judges.")
+    ] = 30,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning for the winner; 0 for none.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a step of the fine-tuning.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a step of either training.")] = 16,
     target: Annotated[str, typer.Option(help="Where it will run: onnx, openvino, ncnn or litert.")] = "onnx",
     seed: Seed = 0,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find the most accurate structure within a latency budget, cut from a trained detector and judged untrained."""
+    """Find the most accurate structure within a latency budget, cut from a trained detector.
+
+    Candidates are not trained before they are judged; the winner is, for --epochs.
+    """
     limit = milliseconds(budget)
     largest = None if max_size is None else size_in_bytes(max_size)
     seconds = None if time is None else duration(time)
     from leandet.data.read import read
-    from leandet.search import Request, search
+    from leandet.search import JudgedBy, Request, search
     from leandet.search.latency import Budget
 
     request = Request(
@@ -55,6 +70,8 @@ def search_command(
         strategy=strategy,
         storage=storage,
         smaller_inputs=smaller_inputs,
+        judge=JudgedBy(one_of("--judge", judge, list(JudgedBy))),
+        supernet_epochs=supernet_epochs,
         epochs=epochs,
         batch=batch,
         seed=seed,
