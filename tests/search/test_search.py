@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -21,10 +22,11 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.preprocess import Size
 from leandet.runtime import open_runtime
-from leandet.search import Request, latency, run, search
+from leandet.search import JudgedBy, Request, latency, run, search
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget
 from leandet.search.space import Space
+from leandet.search.supernet import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,37 @@ def test_a_search_from_end_to_end(model, dataset, folder, quick):
     assert not [line for line in again if line.startswith("trial ")]  # all were finished
 
 
+def test_a_search_judged_by_a_supernet(model, dataset, tmp_path, quick):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    limit = Budget(1e4, model.stat().st_size * 2 // 3)
+    request = Request(
+        model, tmp_path / "one", limit, trials=2, threads=1, batch=8, strategy="random", storage=url,
+        judge=JudgedBy.SUPERNET, supernet_epochs=1,
+    )  # fmt: skip
+    lines = []
+    found = search(request, dataset, lines.append)
+    assert "training the supernet, 1 epochs" in lines
+    assert found.results["judge"] == "supernet"
+    (net,) = (tmp_path / "one").glob("supernet-*-1x8")
+    # The winner is cut from the supernet, not from the model: what no cut touches is the supernet's.
+    made, whole, trained = (load_detector(path)[0].state_dict() for path in (found.path, net / WEIGHTS, model))
+    outputs = [name for name in made if name.startswith("head.classify") and name.endswith(".2.bias")]
+    assert outputs
+    assert all(torch.equal(made[name], whole[name]) for name in outputs)
+    assert not any(torch.equal(made[name], trained[name]) for name in outputs)
+    again = []
+    search(request, dataset, again.append)
+    assert not [line for line in again if line.startswith(("trial ", "training the supernet"))]
+    # Another judge is another search; another worker needs the same supernet, and is told so before it trains one.
+    with pytest.raises(UserError, match="holds a search with another judge"):
+        search(dataclasses.replace(request, judge=JudgedBy.RECALIBRATE), dataset)
+    other = dataclasses.replace(request, out=tmp_path / "two", trials=3)
+    with pytest.raises(UserError, match="another worker's supernet judges the trials of this storage"):
+        search(other, dataset)
+    shutil.copytree(net, tmp_path / "two" / net.name, dirs_exist_ok=True)
+    assert len(search(other, dataset).trials) > len(found.trials)
+
+
 def test_a_budget_that_cannot_be_met_is_one_sentence(model, folder):
     command = [sys.executable, "-m", "leandet.cli.app", "search", str(model), "--data", str(folder / "shapes")]
     ended = subprocess.run(
@@ -123,6 +156,7 @@ def test_a_budget_that_cannot_be_met_is_one_sentence(model, folder):
         ({"to": "abacus"}, "must be one of onnx"),
         ({"trials": 0}, "trials must be at least 1"),
         ({"epochs": -1}, "epochs must be at least 0"),
+        ({"supernet_epochs": 0}, "supernet_epochs must be at least 1"),
     ],
 )
 def test_impossible_requests_are_refused(tmp_path, change, said):
