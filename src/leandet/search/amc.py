@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from leandet.search.scene import Scene, Tried
 from leandet.search.space import LEVELS, SIZE, Candidate, Levels
@@ -127,7 +126,8 @@ class Walker:
             actions = torch.tensor([self._course.actions(scene, trial.candidate) for trial in tried])
             worst = min(trial.ap for trial in tried)
             rewards = torch.tensor([trial.ap if trial.met else worst for trial in tried])
-            self._actor, self._known = trained(self._course.states(actions), actions, rewards, self._seed), known
+            self._actor = trained(self._course.states(actions), actions, rewards, self._seed)
+            self._known = known
         return self._actor
 
 
@@ -211,7 +211,7 @@ def _network(inputs: int, generator: torch.Generator, *ends: nn.Module) -> nn.Se
     """Two hidden layers: (..., inputs) -> (..., 1), then the ends."""
     layers: list[nn.Module] = []
     for width, outputs in ((inputs, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)):
-        layer = skip_init(nn.Linear, width, outputs)
+        layer = nn.Linear(width, outputs, device="meta").to_empty(device="cpu")  # no numbers drawn yet
         with torch.no_grad():
             layer.weight.copy_(torch.randn(outputs, width, generator=generator) / math.sqrt(width))
             layer.bias.zero_()
