@@ -312,7 +312,7 @@ def _finish(
         digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
         ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}-{epochs}x{request.batch}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
-    if request.judge is JudgedBy.SUPERNET:
+    if request.judge is JudgedBy.SUPERNET and made.spec != space.detector.spec:
         provenance["search_supernet_epochs"] = str(request.supernet_epochs)
     if epochs:
         provenance["search_epochs"] = str(epochs)
