@@ -82,7 +82,8 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         tell: takes one line of progress at a time.
 
     Raises:
-        UserError: if the model does not fit the data, nothing can be cut, the storage holds another search, or the
+        UserError: if the model does not fit the data, nothing can be cut, the storage holds another search or is judged
+            by another worker's supernet, the supernet cannot be trained or its files are damaged, or the
             budget cannot be met (it says what the fastest takes).
         KeyboardInterrupt: after Ctrl-C; run it again to go on.
     """
