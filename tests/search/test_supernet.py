@@ -104,7 +104,7 @@ def test_it_still_does_after_the_whole_has_learned(learner):
 
 def test_gradients_are_those_of_the_cut_networks(learner):
     """Along a random direction of the shared weights, against differences of candidates that are really cut."""
-    candidate, images, step = learner.candidate(learner.even(6)), pictures().double(), 1e-6
+    candidate, images, step = learner.candidate(learner.even(6)), pictures().double(), 1e-7
     whole = learner.detector.eval().double()
     generator = torch.Generator().manual_seed(0)
     way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in whole.named_parameters()}
@@ -128,7 +128,7 @@ def test_gradients_are_those_of_the_cut_networks(learner):
     try:
         loss(SubNetwork(learner, candidate)(whole, images)).backward()
         slope = sum(float((p.grad * way[n]).sum()) for n, p in whole.named_parameters() if p.grad is not None)
-        assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-4)
+        assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-5)
         assert abs(slope) > 1e-4
     finally:
         whole.float()
