@@ -201,7 +201,8 @@ def trained(states: Tensor, actions: Tensor, rewards: Tensor, seed: int) -> nn.M
         def regret() -> Tensor:
             own = actor(states)
             far: Tensor = (own[best] - taken[best]).square().mean()
-            return far - AMBITION * critic(torch.cat([states, own], -1)).mean()
+            value: Tensor = critic(torch.cat([states, own], -1)).mean()
+            return far - AMBITION * value
 
         _minimise(actor, ACTOR_STEPS, regret)
     return actor
