@@ -5,7 +5,7 @@ import torch
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import MEAN, STD, Detector
-from leandet.detector.head import PRIOR, Head, Maps
+from leandet.detector.head import PRIOR, WIDE, Head, Maps
 from leandet.detector.spec import HeadStyle, Spec
 from leandet.preprocess import Size
 
@@ -138,11 +138,12 @@ def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
 
 
 @torch.inference_mode()
-def test_the_filter_keeps_classes_levels_and_pictures_apart():
+def test_the_filter_keeps_classes_and_pictures_apart_and_levels_where_no_box_is_wide():
     images = pictures(2)
     detector = recalibrate(tiny(levels=(16, 32)), [images])
     raw, used = detector.every_location(images), detector(images)
     torch.testing.assert_close(used.boxes, raw.boxes)
+    assert all((sides.mean(1) < WIDE).all() for sides in detector.head(detector.features(images)).sides)
     start = 0
     for rows, columns in ((4, 6), (2, 3)):
         before = raw.logits[:, start : start + rows * columns].view(2, rows, columns, 3)
