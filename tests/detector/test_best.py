@@ -172,12 +172,12 @@ def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
 
 @settings(max_examples=20)
 @given(
-    row=st.sampled_from([(1, 100), (3, 20), (2, 1000)]),
+    row=st.sampled_from([(1, 1000), (3, 20)]),
     batch=st.integers(1, 3),
     steps=st.sampled_from([1, 3, 40, 400]),
     seed=st.integers(0, 10**6),
 )
-@example(row=(1, 100), batch=2, steps=0, seed=0)  # all locations say the same
+@example(row=(1, 1000), batch=2, steps=0, seed=0)  # all locations say the same
 def test_the_graph_answers_so_too(row, batch, steps, seed):
     classes, k = row
     maps = random_maps(HeadStyle.LEAN, classes, batch, seed, steps)
