@@ -132,7 +132,7 @@ def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
     sides = torch.rand(1, 4, 2, 4)
     peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [sides]).peaks()
     highest = [[4.0, 4.0, 3.0, 2.0], [4.0, 4.0, 3.0, 2.0]]  # of each location and its neighbours, by hand
-    torch.testing.assert_close(peaks.logits(), (4 * score - 3 * torch.tensor(highest)).view(1, 8, 1))
+    torch.testing.assert_close(peaks.logits(), (9 * score - 8 * torch.tensor(highest)).view(1, 8, 1))
     assert peaks.logits()[0, [0, 7], 0].tolist() == [4.0, 2.0]
     assert peaks.sides == [sides]
 
@@ -151,7 +151,7 @@ def test_the_filter_keeps_classes_and_pictures_apart_and_levels_where_no_box_is_
         for row, column in itertools.product(range(rows), range(columns)):
             near = before[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].amax((1, 2))
             own = before[:, row, column]
-            torch.testing.assert_close(after[:, row, column], own - 3 * (near - own))
+            torch.testing.assert_close(after[:, row, column], own - 8 * (near - own))
         start += rows * columns
 
 

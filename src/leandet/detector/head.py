@@ -16,7 +16,7 @@ from leandet.detector.layers import separable
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
 
 # See `Maps.peaks`.
-FALL = 3.0
+FALL = 8.0
 WIDE = 3.0  # strides from a location to its box's sides, on average, from which the box is wide
 BAR = 1e4  # by which a score is lowered for each stride that its box lacks to being wide: as good as silent
 
