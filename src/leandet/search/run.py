@@ -91,6 +91,11 @@ class Request:
         """The strategy."""
         return STRATEGIES[self.strategy]
 
+    @property
+    def url(self) -> str:
+        """Of the study's database."""
+        return self.storage or f"sqlite:///{self.out / STUDY}"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -115,7 +120,9 @@ class Found:
     results: dict[str, Any]
 
 
-def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Found:
+def search(
+    request: Request, dataset: Dataset, tell: Tell | None = None, run: Callable[[Worker], None] = Worker.run
+) -> Found:
     """Find the most accurate structure within a budget, by cutting a trained detector.
 
     Run again with the same request, it goes on from the trials that are finished; run twice at once with one storage,
@@ -125,6 +132,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         request: see `Request`.
         dataset: of the detector's classes; `train` measures batch-norms, `val` judges, `test` is never looked at.
         tell: takes one line of progress at a time.
+        run: sees to it that the worker's study gets its trials; by default this process runs them.
 
     Raises:
         UserError: if the model does not fit the data, nothing can be cut, the storage holds another search, or the
@@ -141,7 +149,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {request.out} cannot be made ({error.strerror}): choose another --out.") from error
-    study = open_study(request.storage or f"sqlite:///{request.out / STUDY}", _identity(request, dataset))
+    study = open_study(request.url, _identity(request, dataset))
     say("finding the channel groups and what their channels are worth")
     space = Space(detector, channel_worth(detector, dataset.splits["train"], request.seed), request.smaller_inputs)
     judge = Judge(space, dataset)
@@ -158,7 +166,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         outcome = _Outcome.from_json(known, judged(study, scene.over))
         made = judge.calibrated(outcome.winner.candidate)
     else:
-        Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
+        run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
         winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
         outcome = _Outcome(trials, winner, p50_ms, whole_ms)
