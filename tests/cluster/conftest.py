@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # for the Ray below and for who connects to it; Ray reads it once
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 pytest.importorskip("ray.data", reason="the extra `cluster` is not installed")
 

@@ -46,7 +46,7 @@ def results(out: Path) -> list[dict]:
     return json.loads((out / "detections.json").read_text())
 
 
-def test_the_same_as_without_ray(model, ray_here, tmp_path, monkeypatch, capsys):
+def test_the_same_as_without_ray(model, ray_here, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     paths = [path.relative_to(tmp_path) for path in draw(tmp_path / "photos", 40)]
     twin = Path("other") / "000.jpg"  # another picture of the same name
@@ -57,9 +57,9 @@ def test_the_same_as_without_ray(model, ray_here, tmp_path, monkeypatch, capsys)
     images = sorted([*paths, twin, broken])
     here = detect(open_runtime(model, 1), red.CLASSES, images, Path("here"), 0.05)
     assert (here.images, len(here.skipped)) == (41, 1)
-    said_here = capsys.readouterr()
+    said_here = capfd.readouterr()
     there = detect_on_ray(model, red.CLASSES, images, Path("there"), 0.05, ray_here.address)
-    said_there = capsys.readouterr()
+    said_there = capfd.readouterr()
     assert results(Path("there")) == results(Path("here"))
     assert [record["image"] for record in results(Path("there"))] == [str(p) for p in images if p != broken]
     assert (there.images, there.detections, there.skipped) == (here.images, here.detections, here.skipped)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from leandet.errors import UserError, missing_extra
 
@@ -71,9 +71,8 @@ def connected(address: str) -> Iterator[Cluster]:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except Exception as error:  # Ray raises plain exceptions
-            first = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
             raise UserError(
-                f"the Ray cluster {address!r} cannot be used ({first}): give host:port of one that runs, "
+                f"the Ray cluster {address!r} cannot be used ({_reason(error)}): give host:port of one that runs, "
                 "auto for this machine's, or local to start one."
             ) from error
     try:
@@ -82,7 +81,14 @@ def connected(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def the_ray() -> ModuleType:
+def _reason(error: BaseException) -> str:
+    """What Ray says, in one line."""
+    if "InvalidAuthToken" in f"{error} {error.__cause__}":
+        return "it asks for a token: copy its token file and set RAY_AUTH_MODE=token"
+    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+
+
+def the_ray() -> Any:
     """Ray.
 
     Raises:
