@@ -18,6 +18,9 @@ from leandet.preprocess import Size
 from leandet.runtime import open_runtime
 from leandet.runtime.detect import detect
 
+# Ray warns of options of its own that nobody set.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.*:DeprecationWarning:ray\.")
+
 # The red detector of the runtime tests; importlib mode puts no test folder on the path.
 _spec = importlib.util.spec_from_file_location("red", Path(__file__).parents[1] / "runtime" / "conftest.py")
 red = importlib.util.module_from_spec(_spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,8 @@ def connected(address: str) -> Iterator[Cluster]:
         _knock(address)
         here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
+            with _hushed():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except Exception as error:  # Ray raises plain exceptions
             raise UserError(
                 f"the Ray cluster {address!r} cannot be used ({_reason(error)}): give host:port of one that runs, "
@@ -131,6 +133,21 @@ def _last_started() -> str:
         return note.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing on standard error, not from below Python either: Ray's core says there how much it is going to say."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 @contextmanager
