@@ -94,7 +94,7 @@ def _stream(photographs: Sequence[Photograph], out: Path, eye: tuple[Any, ...], 
         fn_constructor_args=eye,
         compute=data.ActorPoolStrategy(size=workers),
         num_cpus=eye[-1],
-        max_task_retries=RESTARTS,
+        ray_remote_args_fn=lambda: {"max_task_retries": RESTARTS},
     )
     try:
         for row in answered.iter_rows():
