@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,15 +88,18 @@ def _stream(photographs: Sequence[Photograph], out: Path, eye: tuple[Any, ...], 
         for place, photograph in enumerate(photographs)
     ]
     pieces = min(PIECES, -(-len(rows) // PIECE))
-    answered = data.from_items(rows, override_num_blocks=pieces).map_batches(
-        Eye,
-        batch_size=None,
-        batch_format="numpy",
-        fn_constructor_args=eye,
-        compute=data.ActorPoolStrategy(size=workers),
-        num_cpus=eye[-1],
-        ray_remote_args_fn=lambda: {"max_task_retries": RESTARTS},
-    )
+    with warnings.catch_warnings():
+        # Ray 2.64 takes the option away and has no other; without it a photograph that kills its workers goes on for ever.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        answered = data.from_items(rows, override_num_blocks=pieces).map_batches(
+            Eye,
+            batch_size=None,
+            batch_format="numpy",
+            fn_constructor_args=eye,
+            compute=data.ActorPoolStrategy(size=workers),
+            num_cpus=eye[-1],
+            max_task_retries=RESTARTS,
+        )
     try:
         for row in answered.iter_rows():
             photograph = photographs[row["place"]]
