@@ -40,22 +40,24 @@ ROOMS = [
     "sparsify.detectors",  # masks a detector, trains it on and measures it
     "report",
     "search",
+    "cluster",
     "pipeline",
     "cli",
     "",  # the public door
     "__main__",
 ]
 TRAINING = {"torch", "torchvision", "lightning", "safetensors", "tensorboard", "timm", "onnx", "optuna"}
-EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers"}
+EXTRAS = {"openvino", "ncnn", "ai_edge_litert", "nncf", "pnnx", "litert_torch", "supervision", "trackers", "ray"}
 EDGE_ROOMS = {"errors", "atomic", "machine", "engines", "detections", "preprocess", "detector.spec", "card", "data"} | {
     "metrics",
     "runtime",
     "evaluate",
+    "cluster",
     "cli",
     "",
     "__main__",
 }
-NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch"}
+NOT_EDGE = {"data.augment", "data.batch", "data.loader", "runtime.torch", "cluster.search"}
 ENGINES = {
     "runtime.openvino",
     "runtime.ncnn",

@@ -27,6 +27,7 @@ _EXTRAS = {
     "ncnn": frozenset({"ncnn", "pnnx"}),
     "litert": frozenset({"ai_edge_litert", "litert_torch"}),
     "video": frozenset({"supervision", "trackers"}),
+    "cluster": frozenset({"ray", "pyarrow", "pandas"}),
 }
 _NAMES = {"train": "the training extra"}
 

@@ -1,5 +1,6 @@
 """The best of a head's maps, in PyTorch and in ONNX Runtime, against a decode that goes from location to location."""
 
+import itertools
 import math
 from functools import cache
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
-from leandet.detector.head import FALL, Maps
+from leandet.detector.head import FALL, WIDE, Maps
 from leandet.detector.spec import HeadStyle, Spec
 from leandet.export.graph import Deployed
 from leandet.exporter import IMAGES, exported
@@ -50,26 +51,45 @@ def random_maps(style: HeadStyle, classes: int, batch: int, seed: int, steps: in
 def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tuple[float, ...]]]:
     """Of every location of one image: score as used, best class, box; worked out one at a time, by `math`."""
     found = []
-    for place, stride in enumerate(LEVELS[style]):
-        classes = maps.classes[place][image].tolist()
-        chosen = maps.chosen[place][image, 0].tolist() if maps.chosen else None
-        sides = maps.sides[place][image].tolist()
-        height, width = shapes(style)[place]
+    lists = [[kind[image].tolist() for kind in level] for level in zip(maps.classes, maps.sides, strict=True)]
+    chosen = [level[image, 0].tolist() for level in maps.chosen]
+    grid = shapes(style)
 
-        def raw(c: int, y: int, x: int, classes: list = classes, chosen: list | None = chosen) -> float:
-            return classes[c][y][x] + (chosen[y][x] if chosen else 0.0)
+    def raw(level: int, c: int, y: int, x: int) -> float:
+        return lists[level][0][c][y][x] + (chosen[level][y][x] if chosen else 0.0)
 
-        for y in range(height):
-            for x in range(width):
-                logits = []
-                for c in range(len(classes)):
-                    rows, columns = range(max(0, y - 1), min(height, y + 2)), range(max(0, x - 1), min(width, x + 2))
-                    highest = max(raw(c, v, u) for v in rows for u in columns)
-                    logits.append(raw(c, y, x) - (FALL * (highest - raw(c, y, x)) if chosen else 0.0))
-                left, top, right, bottom = (stride * reach(style, sides[n][y][x]) for n in range(4))
-                centre = ((x + 0.5) * stride, (y + 0.5) * stride)
-                box = (centre[0] - left, centre[1] - top, centre[0] + right, centre[1] + bottom)
-                found.append(((1 + math.tanh(max(logits) / 2)) / 2, logits.index(max(logits)), box))
+    def wide(level: int, y: int, x: int) -> bool:
+        return sum(lists[level][1][n][y][x] for n in range(4)) / 4 >= WIDE
+
+    def around(level: int, rows: range, columns: range) -> list[tuple[int, int, int]]:
+        height, width = grid[level]
+        return [(level, v, u) for v in rows for u in columns if 0 <= v < height and 0 <= u < width]
+
+    def rivals(level: int, y: int, x: int) -> list[tuple[int, int, int]]:
+        """Itself and whoever is in its reach."""
+        reached = around(level, range(y - 1, y + 2), range(x - 1, x + 2))
+        if wide(level, y, x):
+            reached += [one for one in around(level, range(y - 2, y + 3), range(x - 2, x + 3)) if wide(*one)]
+            if level + 1 < len(grid):
+                v, u = y // 2, x // 2
+                reached += around(level + 1, range(v - 1, v + 2), range(u - 1, u + 2))
+        if level:
+            v, u = 2 * y, 2 * x
+            reached += [one for one in around(level - 1, range(v - 2, v + 4), range(u - 2, u + 4)) if wide(*one)]
+        return reached
+
+    for level, stride in enumerate(LEVELS[style]):
+        for y, x in itertools.product(range(grid[level][0]), range(grid[level][1])):
+            logits = []
+            reached = rivals(level, y, x) if chosen else []
+            for c in range(len(lists[level][0])):
+                own = raw(level, c, y, x)
+                highest = max((raw(where, c, v, u) for where, v, u in reached), default=own)
+                logits.append(own - FALL * (highest - own))
+            left, top, right, bottom = (stride * reach(style, lists[level][1][n][y][x]) for n in range(4))
+            centre = ((x + 0.5) * stride, (y + 0.5) * stride)
+            box = (centre[0] - left, centre[1] - top, centre[0] + right, centre[1] + bottom)
+            found.append(((1 + math.tanh(max(logits) / 2)) / 2, logits.index(max(logits)), box))
     return found
 
 
@@ -152,12 +172,12 @@ def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
 
 @settings(max_examples=20)
 @given(
-    row=st.sampled_from([(1, 100), (3, 20), (2, 1000)]),
+    row=st.sampled_from([(1, 1000), (3, 20)]),
     batch=st.integers(1, 3),
     steps=st.sampled_from([1, 3, 40, 400]),
     seed=st.integers(0, 10**6),
 )
-@example(row=(1, 100), batch=2, steps=0, seed=0)  # all locations say the same
+@example(row=(1, 1000), batch=2, steps=0, seed=0)  # all locations say the same
 def test_the_graph_answers_so_too(row, batch, steps, seed):
     classes, k = row
     maps = random_maps(HeadStyle.LEAN, classes, batch, seed, steps)
@@ -190,8 +210,20 @@ def after_the_maps(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def test_decode_is_few_operations_and_few_of_them_see_every_location(graph):
     """In a light detector an operation's call costs as much as its work, and so does what is done for 1,680 boxes."""
     decode = after_the_maps(graph)
-    assert len(decode) <= 46
+    assert len(decode) <= 78
     size = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.output]}
     assert all(output in size for node in decode for output in node.output)
     wide = {node.op_type for node in decode if math.prod(size[node.output[0]]) > 4 * 10}  # four sides of the chosen
-    assert wide <= {"Add", "MaxPool", "Sub", "Mul", "Reshape", "Concat", "ReduceMax"}
+    assert wide <= {
+        "Add",
+        "MaxPool",
+        "Max",
+        "Sub",
+        "Mul",
+        "Relu",
+        "Resize",
+        "ReduceMean",
+        "Reshape",
+        "Concat",
+        "ReduceMax",
+    }

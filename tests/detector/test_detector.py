@@ -5,7 +5,7 @@ import torch
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import MEAN, STD, Detector
-from leandet.detector.head import PRIOR, Head, Maps
+from leandet.detector.head import PRIOR, WIDE, Head, Maps
 from leandet.detector.spec import HeadStyle, Spec
 from leandet.preprocess import Size
 
@@ -132,17 +132,18 @@ def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
     sides = torch.rand(1, 4, 2, 4)
     peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [sides]).peaks()
     highest = [[4.0, 4.0, 3.0, 2.0], [4.0, 4.0, 3.0, 2.0]]  # of each location and its neighbours, by hand
-    torch.testing.assert_close(peaks.logits(), (4 * score - 3 * torch.tensor(highest)).view(1, 8, 1))
+    torch.testing.assert_close(peaks.logits(), (9 * score - 8 * torch.tensor(highest)).view(1, 8, 1))
     assert peaks.logits()[0, [0, 7], 0].tolist() == [4.0, 2.0]
     assert peaks.sides == [sides]
 
 
 @torch.inference_mode()
-def test_the_filter_keeps_classes_levels_and_pictures_apart():
+def test_the_filter_keeps_classes_and_pictures_apart_and_levels_where_no_box_is_wide():
     images = pictures(2)
     detector = recalibrate(tiny(levels=(16, 32)), [images])
     raw, used = detector.every_location(images), detector(images)
     torch.testing.assert_close(used.boxes, raw.boxes)
+    assert all((sides.mean(1) < WIDE).all() for sides in detector.head(detector.features(images)).sides)
     start = 0
     for rows, columns in ((4, 6), (2, 3)):
         before = raw.logits[:, start : start + rows * columns].view(2, rows, columns, 3)
@@ -150,7 +151,7 @@ def test_the_filter_keeps_classes_levels_and_pictures_apart():
         for row, column in itertools.product(range(rows), range(columns)):
             near = before[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].amax((1, 2))
             own = before[:, row, column]
-            torch.testing.assert_close(after[:, row, column], own - 3 * (near - own))
+            torch.testing.assert_close(after[:, row, column], own - 8 * (near - own))
         start += rows * columns
 
 

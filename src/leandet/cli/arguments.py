@@ -15,6 +15,17 @@ Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads for one call; all usable cores if left out.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: its host:port, auto for the one on this machine, or local to start one.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Workers on the cluster; as many as it has room for if left out.")
+]
+WORKERS_WHERE = "--workers is for --ray: say where they shall run, such as --ray local."
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed makes the same choice.")]
 
 Teacher = Annotated[

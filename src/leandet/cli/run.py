@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leandet.cli.arguments import Json, Threads
+from leandet.cli.arguments import WORKERS_WHERE, Json, Ray, Threads, Workers
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def detect_command(
     ] = None,
     track: Annotated[bool, typer.Option("--track", help="Follow objects through a video (ByteTrack).")] = False,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of a video.")] = None,
+    ray: Ray = None,
+    workers: Workers = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -47,15 +49,28 @@ def detect_command(
     if any(is_video(source) for source in sources):
         if len(sources) > 1:
             raise UserError("a video, camera or stream is detected in alone: name it as the only source.")
+        if ray is not None:
+            raise UserError("--ray is for images: a video, camera or stream is detected in on one machine.")
         _detect_video(model, sources[0], save, threshold, track, frames, threads, as_json=as_json)
         return
     if track or frames:
         raise UserError("--track and --frames are for a video, camera or stream, not for images.")
+    if workers is not None and ray is None:
+        raise UserError(WORKERS_WHERE)
     images = find_images(sources)
     runtime = open_runtime(model, threads)
-    cv2.setNumThreads(runtime.threads)
     threshold = runtime.card.threshold if threshold is None else threshold
-    summary = detect(runtime, runtime.card.classes, images, save, threshold, console=Console(stderr=True))
+    errors = Console(stderr=True)
+    if ray is not None:
+        from leandet.cluster.detect import detect_on_ray
+
+        classes, each = runtime.card.classes, threads or 1
+        summary = detect_on_ray(
+            model, classes, images, save, threshold, ray, workers=workers, threads=each, console=errors
+        )
+    else:
+        cv2.setNumThreads(runtime.threads)
+        summary = detect(runtime, runtime.card.classes, images, save, threshold, console=errors)
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary.to_json()}))
         return

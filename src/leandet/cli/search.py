@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Threads, one_of, tell
+from leandet.cli.arguments import WORKERS_WHERE, Json, Ray, Seed, Threads, Workers, one_of, tell
 from leandet.cli.quantities import duration, milliseconds, size_in_bytes
+from leandet.errors import UserError
 
 if TYPE_CHECKING:
     from leandet.search import Found
@@ -46,6 +47,8 @@ def search_command(
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning for the winner; 0 for none.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a step of either training.")] = 16,
     target: Annotated[str, typer.Option(help="Where it will run: onnx, openvino, ncnn or litert.")] = "onnx",
+    ray: Ray = None,
+    workers: Workers = None,
     seed: Seed = 0,
     threads: Threads = None,
     as_json: Json = False,
@@ -54,6 +57,8 @@ def search_command(
 
     Candidates are not trained before they are judged; the winner is, for --epochs.
     """
+    if workers is not None and ray is None:
+        raise UserError(WORKERS_WHERE)
     limit = milliseconds(budget)
     largest = None if max_size is None else size_in_bytes(max_size)
     seconds = None if time is None else duration(time)
@@ -79,7 +84,12 @@ def search_command(
         to=target,
     )
     dataset, _ = read(data)
-    found = search(request, dataset, tell)
+    if ray is not None:
+        from leandet.cluster.search import Hands, search_on_ray
+
+        found = search_on_ray(request, dataset, Hands(ray, workers, threads or 1), tell)
+    else:
+        found = search(request, dataset, tell)
     if as_json:
         typer.echo(json.dumps(found.results))
     else:

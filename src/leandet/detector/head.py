@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,10 @@ from leandet.detector.layers import separable
 
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
 
-FALL = 3.0  # see `Maps.peaks`
+# See `Maps.peaks`.
+FALL = 8.0
+WIDE = 3.0  # strides from a location to its box's sides, on average, from which the box is wide
+BAR = 1e4  # by which a score is lowered for each stride that its box lacks to being wide: as good as silent
 
 
 class Maps(NamedTuple):
@@ -41,18 +45,43 @@ class Maps(NamedTuple):
         return classes + columns(self.chosen) if self.chosen else classes
 
     def peaks(self) -> Maps:
-        """The maps as they are used: a score below that of a neighbour of the same class falls further below it.
+        """The maps as they are used: a score beside a surer one of its class falls further below it.
 
-        Which of two neighbours an object's middle is nearer to is hard to tell, and both may be fairly sure of
-        themselves. So a logit falls by `FALL` times what it lacks to the highest within 3x3 locations of its level and
-        class; the highest keep theirs. That is CenterNet's filter (arXiv 1904.07850, section 4) made gentle. It knows
-        no boxes, compares no pairs, and knows neither thresholds nor order: a max-pool, not an NMS. Losses see the maps
-        as they were (docs/decisions/0001). A head without a choice keeps its maps.
+        Which of two neighbours an object's middle is nearer to, and at which of two levels a middling object is
+        answered, is hard to tell, and both may be fairly sure of themselves. So a logit falls by `FALL` times what it
+        lacks to the highest of its class within reach; the highest keep theirs. In reach are 3x3 locations of its own
+        level. Wide boxes are the same object further apart than that: where a location's box is `WIDE`, the wide ones
+        within 5x5 locations are in its reach, and those within 3x3 locations of the next coarser level, and it in
+        theirs.
+
+        That is CenterNet's filter (arXiv 1904.07850, section 4) made gentle and, as in DeFCN (arXiv 2012.03544, section
+        3.3), taken across levels. It compares no boxes with each other and knows neither order nor threshold of scores:
+        max-pools, not an NMS. Losses see the maps as they were (docs/decisions/0001). A head without a choice keeps
+        its maps.
         """
         if not self.chosen:
             return self
         scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
-        return Maps([score - FALL * (F.max_pool2d(score, 3, 1, 1) - score) for score in scores], [], self.sides)
+        bars = [BAR * F.relu(WIDE - sides.mean(1, keepdim=True)) for sides in self.sides]
+        wide = [score - bar for score, bar in zip(scores, bars, strict=True)]
+        near = [F.max_pool2d(score, 3, 1, 1) for score in scores]
+        used = []
+        for level, (score, bar) in enumerate(zip(scores, bars, strict=True)):
+            far, highest = F.max_pool2d(wide[level], 5, 1, 2), near[level]
+            if level + 1 < len(scores):
+                coarser = F.interpolate(near[level + 1], scale_factor=float(_ratio(score, near[level + 1])))
+                far = torch.maximum(far, coarser)
+            if level:
+                ratio = _ratio(scores[level - 1], score)
+                highest = torch.maximum(highest, F.max_pool2d(wide[level - 1], 3 * ratio, ratio, ratio))
+            highest = torch.maximum(highest, far - bar)
+            used.append(score - FALL * (highest - score))
+        return Maps(used, [], self.sides)
+
+
+def _ratio(fine: Tensor, coarse: Tensor) -> int:
+    """How many locations of the finer map (B, C, h, w) lie along one of the coarser one."""
+    return fine.shape[-1] // coarse.shape[-1]
 
 
 class Tower(nn.Sequential):

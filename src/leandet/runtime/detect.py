@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 from rich.console import Console
@@ -23,6 +25,13 @@ RESULTS_NAME = "detections.json"
 JPEG_QUALITY = 95
 
 
+class Photograph(NamedTuple):
+    """A photograph to detect in, and the file name of its drawn picture."""
+
+    path: Path
+    drawn: str
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A photograph that could not be read, and why."""
@@ -31,7 +40,11 @@ class Skipped:
     reason: str
 
 
-@dataclass(slots=True)
+Answer = dict[str, Any] | Skipped  # an entry of `detections.json`, or why there is none
+Answers = Generator[tuple[int, Answer], None, None]  # each with its photograph's place
+
+
+@dataclass(frozen=True, slots=True)
 class DetectSummary:
     """What one run of `detect` did.
 
@@ -46,10 +59,10 @@ class DetectSummary:
 
     out: Path
     threshold: float
-    images: int = 0
-    detections: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    seconds: float = 0.0
+    images: int
+    detections: int
+    skipped: list[Skipped]
+    seconds: float
 
     def to_json(self) -> dict[str, object]:
         """A plain object: `{out, results, threshold, images, detections, skipped: [{image, reason}], seconds}`."""
@@ -89,37 +102,91 @@ def detect(
     Raises:
         UserError: if `threshold` is out of range, `out` cannot be written, or none of the photographs can be read.
     """
+
+    def answers(photographs: Sequence[Photograph]) -> Answers:
+        for place, photograph in enumerate(photographs):
+            yield place, answer(model, classes, photograph, out, threshold)
+
+    return gather(answers, images, out, threshold, console=console)
+
+
+def answer(
+    model: Callable[[Image], Detections], classes: Sequence[str], photograph: Photograph, out: Path, threshold: float
+) -> Answer:
+    """Detect in one photograph and write its drawn picture into `out`.
+
+    Args:
+        model: see `detect`.
+        classes: the names of the labels.
+        photograph: which, and what its picture is called.
+        out: the folder to write into, made if missing.
+        threshold: drop scores under it, 0 to 1.
+
+    Raises:
+        UserError: if the picture cannot be written or the engine cannot run the model.
+    """
+    try:
+        image = load_image(photograph.path)
+    except UserError as error:
+        return Skipped(photograph.path, str(error))
+    found = model(image).above(threshold)
+    write_bytes(out / photograph.drawn, _picture(image, found, classes))
+    height, width = image.shape[:2]
+    return {
+        "image": str(photograph.path),
+        "drawn": photograph.drawn,
+        "width": width,
+        "height": height,
+        "detections": found.to_json(classes),
+    }
+
+
+def gather(
+    answers: Callable[[Sequence[Photograph]], Answers],
+    images: Sequence[Path],
+    out: Path,
+    threshold: float,
+    *,
+    console: Console | None = None,
+) -> DetectSummary:
+    """What `detect` does around the detecting itself, wherever that happens.
+
+    Args:
+        answers: from the photographs to their answers, in any order; one that comes again is dropped.
+        images: see `detect`.
+        out: see `detect`.
+        threshold: see `detect`.
+        console: see `detect`.
+
+    Raises:
+        UserError: see `detect`.
+        RuntimeError: if a photograph got no answer.
+    """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be from 0 to 1, not {threshold}.")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder to save the results in.")
-    images = _outside(images, out)
+    photographs = _named(_outside(images, out))
     console = console or Console(stderr=True)
     start = time.perf_counter()
-    summary = DetectSummary(out, threshold)
-    records: list[dict[str, object]] = []
+    known: list[Answer | None] = [None] * len(photographs)
     try:
-        with Progress(console=console, transient=True) as progress:
-            for path, name in progress.track(_named(images), description="detecting"):
-                try:
-                    image = load_image(path)
-                except UserError as error:
-                    summary.skipped.append(Skipped(path, str(error)))
-                    progress.console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
-                    continue
-                found = model(image).above(threshold)
-                records.append(_record(path, name, image, found, classes))
-                write_bytes(out / name, _picture(image, found, classes))
-                summary.images += 1
-                summary.detections += len(found)
+        with Progress(console=console, transient=True) as progress, closing(answers(photographs)) as coming:
+            for place, found in progress.track(coming, len(known), description="detecting"):
+                if known[place] is None and isinstance(found, Skipped):
+                    progress.console.print(f"skipped: {found.reason}", markup=False, highlight=False, soft_wrap=True)
+                known[place] = known[place] or found
     finally:  # after Ctrl-C too: the pictures that are finished keep their figures
-        del records[summary.images :]  # a record whose picture was not written
+        records = [found for found in known if isinstance(found, dict)]
         if records:
             write_bytes(out / RESULTS_NAME, json.dumps(records, indent=1).encode("ascii") + b"\n")
-    summary.seconds = time.perf_counter() - start
-    if not summary.images:
-        raise UserError(f"none of the {len(images)} images could be read; the first: {summary.skipped[0].reason}")
-    return summary
+    if None in known:
+        raise RuntimeError(f"{known.count(None)} of {len(known)} photographs got no answer")
+    skipped = [found for found in known if isinstance(found, Skipped)]
+    if not records:
+        raise UserError(f"none of the {len(known)} images could be read; the first: {skipped[0].reason}")
+    objects = sum(len(record["detections"]) for record in records)
+    return DetectSummary(out, threshold, len(records), objects, skipped, time.perf_counter() - start)
 
 
 def _outside(images: Sequence[Path], out: Path) -> list[Path]:
@@ -133,7 +200,7 @@ def _outside(images: Sequence[Path], out: Path) -> list[Path]:
     return kept
 
 
-def _named(images: Sequence[Path]) -> list[tuple[Path, str]]:
+def _named(images: Sequence[Path]) -> list[Photograph]:
     """Each image with the file name of its picture: `a.jpg`, then `a_2.jpg` for the next image called a."""
     used: set[str] = set()
     named = []
@@ -143,19 +210,8 @@ def _named(images: Sequence[Path]) -> list[tuple[Path, str]]:
             count += 1
             name = f"{path.stem}_{count}.jpg"
         used.add(name.casefold())
-        named.append((path, name))
+        named.append(Photograph(path, name))
     return named
-
-
-def _record(path: Path, name: str, image: Image, found: Detections, classes: Sequence[str]) -> dict[str, object]:
-    height, width = image.shape[:2]
-    return {
-        "image": str(path),
-        "drawn": name,
-        "width": width,
-        "height": height,
-        "detections": found.to_json(classes),
-    }
 
 
 def _picture(image: Image, found: Detections, classes: Sequence[str]) -> bytes:

@@ -45,6 +45,8 @@ def _expand(source: str) -> list[Path]:
             return _only_images(matches, None) or _refuse(f"the pattern {source} matches no images")
     except (OSError, ValueError, RuntimeError) as error:  # an unreadable folder, a zero byte, an unknown ~user
         raise UserError(f"the source {source!r} cannot be read ({error}): check its path.") from error
+    if "://" in source:
+        raise UserError(f"{source} is no file or folder: copy or mount what is there, and name the folder.")
     return _refuse(f"{source}: there is no such file or folder")
 
 

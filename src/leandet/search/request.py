@@ -11,6 +11,8 @@ from leandet.export import SUFFIXES
 from leandet.search.latency import Budget
 from leandet.search.strategies import STRATEGIES, Strategy
 
+STUDY = "study.db"
+
 
 class JudgedBy(StrEnum):
     """Out of which network candidates are cut to be judged; their batch-norms are measured anew either way."""
@@ -70,3 +72,8 @@ class Request:
     def how(self) -> Strategy:
         """The strategy."""
         return STRATEGIES[self.strategy]
+
+    @property
+    def url(self) -> str:
+        """Of the study's database."""
+        return self.storage or f"sqlite:///{self.out / STUDY}"

@@ -35,7 +35,7 @@ from leandet.search.space import Candidate, Levels, Space
 from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, front, judged, open_study
 from leandet.search.supernet import Supernet
 
-MODEL, FRONT, CHART, STUDY = "model.safetensors", "front.json", "front.svg", "study.db"
+MODEL, FRONT, CHART = "model.safetensors", "front.json", "front.svg"
 TUNING, SUPERNETS = "training", "supernet"  # folders, with what they depend on in their names
 TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
 FINALISTS = 3
@@ -69,7 +69,9 @@ class Found:
     results: dict[str, Any]
 
 
-def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Found:
+def search(
+    request: Request, dataset: Dataset, tell: Tell | None = None, run: Callable[[Worker], None] = Worker.run
+) -> Found:
     """Find the most accurate structure within a budget, by cutting a trained detector.
 
     Run again with the same request, it goes on from the trials that are finished; run twice at once with one storage,
@@ -80,6 +82,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         dataset: of the detector's classes; `train` measures batch-norms and trains what is trained, `val` judges,
             `test` is never looked at.
         tell: takes one line of progress at a time.
+        run: sees to it that the worker's study gets its trials; by default this process runs them.
 
     Raises:
         UserError: if the model does not fit the data, nothing can be cut, the storage holds another search or is judged
@@ -97,7 +100,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {request.out} cannot be made ({error.strerror}): choose another --out.") from error
-    study = open_study(request.storage or f"sqlite:///{request.out / STUDY}", _identity(request, dataset))
+    study = open_study(request.url, _identity(request, dataset))
     say("finding the channel groups and what their channels are worth")
     space = space_of(request, detector, dataset)
     judge = Judge(space, dataset)
@@ -116,7 +119,7 @@ def search(request: Request, dataset: Dataset, tell: Tell | None = None) -> Foun
         outcome = _Outcome.from_json(known, judged(study, scene.over))
         made = judge.calibrated(outcome.winner.candidate)
     else:
-        Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told).run()
+        run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
         winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
         outcome = _Outcome(trials, winner, p50_ms, whole_ms)

@@ -1,0 +1,1 @@
+"""Where one machine is not enough: bulk detection and the trials of a search on Ray."""
