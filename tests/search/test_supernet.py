@@ -110,7 +110,7 @@ def test_gradients_are_those_of_the_cut_networks(learner):
     way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in whole.named_parameters()}
 
     def loss(maps):
-        return flatten(maps.classes).square().mean() + flatten(maps.distances).mean()
+        return flatten(maps.classes).square().mean() + flatten(maps.sides).mean()
 
     def moved(by):
         with torch.no_grad():
@@ -136,7 +136,7 @@ def test_gradients_are_those_of_the_cut_networks(learner):
 
 def test_channels_that_are_cut_get_no_gradient(learner):
     candidate, name = learner.narrowest(), f"{learner.choices[0].group.name}.weight"
-    flatten(SubNetwork(learner, candidate)(learner.detector, pictures()).distances).square().sum().backward()
+    flatten(SubNetwork(learner, candidate)(learner.detector, pictures()).sides).square().sum().backward()
     whole, made = (net.get_parameter(name) for net in (learner.detector, learner.cut(candidate)))
     learned = {place for place, row in enumerate(whole.grad.flatten(1).abs().sum(1)) if row > 0}
     stay = {place for place, row in enumerate(whole) if any(torch.equal(row, other) for other in made)}

@@ -10,7 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from leandet.data.loader import training_loader
+from leandet.data.loader import EpochSampler, training_loader
 from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
@@ -103,7 +103,10 @@ def train(
     checkpoint = out / LAST
     resume = resume and checkpoint.is_file()
     if resume:  # refuse a damaged one, or another detector's, before anything else happens
-        _check_checkpoint(checkpoint, module, recipe)
+        done = _check_checkpoint(checkpoint, module, recipe)
+        if isinstance(loader.sampler, EpochSampler):
+            # Loader processes draw ahead, before Lightning says which epoch it is: they would repeat the first's views.
+            loader.sampler.set_epoch(done)
     judge = validation_loader(validation, size, recipe.batch)
     trainer = trainer_for(
         recipe, _callbacks(recipe, out, [progress, *callbacks], choose_from), recipe.evaluate_every, out
@@ -142,7 +145,12 @@ def _check(detector: Detector, training: Sequence[Sample], validation: Sequence[
         raise UserError("no image of the validation split has a box: label some, or leave the split to be made.")
 
 
-def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> None:
+def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> int:
+    """How many epochs a checkpoint has behind it.
+
+    Raises:
+        UserError: if it is damaged, of another detector, or further than the recipe goes.
+    """
     known = read_checkpoint(path)
     check_fits(known, module, path)
     if known["epoch"] >= recipe.epochs:
@@ -150,6 +158,7 @@ def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> None:
             f"{path} has {known['epoch'] + 1} epochs, more than the {recipe.epochs} asked for: "
             "ask for as many, or begin in another folder."
         )
+    return int(known["epoch"]) + 1
 
 
 def _callbacks(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int) -> list[Callback]:
