@@ -33,7 +33,7 @@ from leandet.atomic import write_text
 from leandet.detector.decode import choose
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector
-from leandet.detector.head import Maps
+from leandet.detector.head import WIDE, Maps
 from leandet.engines import onnx_options
 from leandet.export.graph import Deployed, folded
 from leandet.exporter import IMAGES, exported
@@ -75,7 +75,9 @@ class Decode(nn.Module):
         """Maps of logits (1, C, h, w) at three levels, and boxes (1, N, 4) -> boxes, scores, labels."""
         levels = [fine, middle, coarse]
         silent = [torch.zeros(1, 1, *level.shape[2:]) for level in levels]
-        scores, labels, places = choose(Maps(levels, silent, []).peaks().logits_by_class(), self.k)
+        # All boxes are wide, the dearest case; made of an input, for a graph that knew them would do less.
+        sides = [level[:, :4] - level[:, :4] + 2 * WIDE for level in levels]
+        scores, labels, places = choose(Maps(levels, silent, sides).peaks().logits_by_class(), self.k)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), scores, labels
 
 
