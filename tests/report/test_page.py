@@ -215,6 +215,14 @@ def test_charts_keep_inside_their_frame(values: list[float], whole: bool) -> Non
     assert len(set(ticks)) == len(ticks)
 
 
+def test_ticks_of_nearly_equal_values_have_few_digits() -> None:
+    svg = draw("t", [Series("a", [(15.8, 0.58053887), (53.0, 0.58053870)])], Axis("ms"), Axis("AP"))
+    ticks = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    assert 2 <= len(ticks) <= 9
+    assert max(map(len, ticks)) <= 5
+    assert float(ticks[0]) < 0.5805 < float(ticks[-1])
+
+
 def test_a_chart_in_a_file_of_its_own_needs_no_page() -> None:
     svg = picture("a < b", [Series("one & two", [(0, 1), (2, 3)], joined=False)], Axis("x, M"), Axis("y, ms"))
     root = ElementTree.fromstring(svg)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 COLOURS = 6  # classes s0 to s5 in the page's style sheet
+SAME = 1e-3  # share of a value by which others may differ and still be drawn as one: closer ticks need too many digits
 
 _WIDTH, _HEIGHT = 440, 260  # small, so that the letters stay readable when a phone shrinks it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 42  # right: half of the last tick's number
@@ -151,7 +152,7 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Sc
         return _Scale(first, last, start, end, tuple(10.0**power for power in range(first, last + 1)), 0, powers=True)
     if axis.from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if high - low <= abs(high) * 1e-9:
+    if high - low <= abs(high) * SAME:
         room = 1.0 if axis.whole or high == 0 else abs(high) / 10
         low, high = low - (0 if axis.from_zero else room), high + room
     rough = (high - low) / 4
