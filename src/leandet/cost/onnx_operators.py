@@ -354,6 +354,7 @@ WRITERS: dict[Any, Writer] = {
             ("Sub", 2, (aten.sub, aten.sub_)),
             ("Mul", 2, (aten.mul, aten.mul_)),
             ("Div", 2, (aten.div, aten.div_)),
+            ("Max", 2, (aten.maximum,)),
         )
         for packet in packets
     },

@@ -62,7 +62,7 @@ class Maps(NamedTuple):
         if not self.chosen:
             return self
         scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
-        bars = [BAR * F.relu(WIDE - sides.mean(1, keepdim=True)) for sides in self.sides]
+        bars = [F.relu(sides.mean(1, keepdim=True) * -BAR + BAR * WIDE) for sides in self.sides]
         wide = [score - bar for score, bar in zip(scores, bars, strict=True)]
         near = [F.max_pool2d(score, 3, 1, 1) for score in scores]
         used = []

@@ -162,7 +162,7 @@ class OnnxQuantizer:
             # The calibrators print what they do; standard output belongs to `--json`.
             with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
                 file = Path(scratch) / "model.onnx"
-                onnx.save(self._model, file)
+                onnx.save(_until(self._model, self._ends), file)
                 calibrator = create_calibrator(
                     file,
                     list(QUANTIZED),
@@ -201,6 +201,23 @@ def _ends(graph: onnx.GraphProto, nodes: set[str]) -> list[str]:
     return sorted({name for node in graph.node if node.name not in nodes for name in node.input if name in made})
 
 
+def _until(model: onnx.ModelProto, ends: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that makes the tensors `ends`: what the decode makes of them needs no ranges."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    needed, kept = set(ends), []
+    for node in reversed(graph.node):  # a graph's nodes stand behind those that they read
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
+    return made
+
+
 def _layers(graph: onnx.GraphProto, quantizable: set[str]) -> dict[str, frozenset[str]]:
     layers: dict[str, set[str]] = {}
     for node in graph.node:
@@ -231,13 +248,10 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, int, int]]:
 
 def _answers(model: onnx.ModelProto, ends: Sequence[str], images: Images) -> list[npt.NDArray[np.float32]]:
     """The tensors `ends` for all images, each stacked over them."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    del copied.graph.output[:]
-    copied.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(copied.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = _until(model, ends).SerializeToString()
+    session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     answers = [session.run(list(ends), {INPUT: image}) for image in images]
     return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
