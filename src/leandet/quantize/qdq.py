@@ -206,13 +206,16 @@ def _until(model: onnx.ModelProto, ends: Sequence[str]) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
-    needed, kept = set(ends), []
-    for node in reversed(graph.node):  # a graph's nodes stand behind those that they read
-        if needed & set(node.output):
-            needed |= set(node.input)
-            kept.append(node)
+    maker = {output: index for index, node in enumerate(graph.node) for output in node.output}
+    waiting, needed = list(ends), set[int]()
+    while waiting:
+        index = maker.get(waiting.pop())
+        if index is not None and index not in needed:
+            needed.add(index)
+            waiting += graph.node[index].input
+    kept = [node for index, node in enumerate(graph.node) if index in needed]
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(kept)
     del graph.output[:]
     graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
     return made
