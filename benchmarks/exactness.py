@@ -61,7 +61,7 @@ folder = Path(sys.argv[1])
 known = load_file(folder / "known.safetensors")
 with torch.no_grad():
     for path in sorted(folder.glob("cut-*.safetensors")):
-        found = load(path)(known["images"])
+        found = load(path).every_location(known["images"])  # as they are: in use, roundings are multiplied
         errors = []
         for part in ("logits", "boxes"):
             wanted = known[f"{path.stem}.{part}"]
@@ -245,7 +245,7 @@ def rebuilt(name: str, criteria: Sequence[str], shares: Sequence[float]) -> Iter
                 row["key"] = key
                 save_detector(result.module, Card(CLASSES, result.module.spec), folder / f"{key}.safetensors")
                 with torch.no_grad():
-                    found = result.module.eval()(images)
+                    found = result.module.eval().every_location(images)
                 known[f"{key}.logits"], known[f"{key}.boxes"] = found.logits.contiguous(), found.boxes.contiguous()
         save_file(known, folder / "known.safetensors")
         done = subprocess.run([sys.executable, "-c", FRESH, scratch], capture_output=True, text=True, check=True)

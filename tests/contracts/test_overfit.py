@@ -23,7 +23,7 @@ from leandet.preprocess import Size
 
 SIZE = Size(128, 128)
 WANTED_AP = 0.9
-LIMIT = 120.0  # seconds of one core; a network that learns needs a fifth of it on a quiet machine
+LIMIT = 60.0  # seconds of one core; a network that learns needs a third of it
 STEPS, WARM_UP, EACH = 200, 20, 25  # EACH: steps between two measurements
 RATE = 1e-2
 SMALL = [
