@@ -37,9 +37,7 @@ from leandet.search.space import SIZE, Candidate, Space
 
 RATE = 5e-3  # half of a training's, as when a winner is fine-tuned
 DRAWN = 2  # random structures a step
-POOL = (
-    64  # that they are drawn from: finding out how channels flow in a new one takes about as long as training it once
-)
+POOL = 64  # that they are drawn from: how channels flow in a new one takes about as long to find as to train it once
 WEIGHTS, WORTH, TRAINING = "supernet.safetensors", "worth.safetensors", "training"
 
 
