@@ -7,7 +7,7 @@ ENGINES := $(VENV)/.leandet-engines
 # Bytecode is made of what is imported, when it is: of everything at once it would take a fifth of the set-up's time.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test test-all lint docs clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ $(ENGINES): $(STAMP)
 
 test: $(ENGINES)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+# Those that take a minute each, too.
+test-all: $(ENGINES)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m ""
 
 lint: setup
 	$(BIN)/ruff check .

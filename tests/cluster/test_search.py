@@ -157,6 +157,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_worker_finds_what_a_search_without_ray_finds(trained, ray_here, monkeypatch):
     monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
     monkeypatch.setattr(run, "FINALISTS", 1)

@@ -25,7 +25,7 @@ def read_script():
 @pytest.mark.parametrize(
     ("backbone", "criteria"),
     [
-        ("mobilenet_v2_035", ["l1", "bn-scale", "taylor"]),
+        pytest.param("mobilenet_v2_035", ["l1", "bn-scale", "taylor"], marks=pytest.mark.slow),
         ("shufflenet_v2_x0_5", ["fpgm", "mean-activation", "random"]),
         ("squeezenet1_1", ["l2", "lamp", "apoz"]),
     ],

@@ -63,7 +63,7 @@ def test_resnet():
     proven(torchvision.models.resnet18(weights=None, num_classes=10), noise(), groups=12)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2_035", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", [pytest.param("mobilenet_v2_035", marks=pytest.mark.slow), "shufflenet_v2_x0_5"])
 def test_detectors(name):
     torch.manual_seed(0)
     detector = Detector(Spec(name, 3, Size(SIDE, SIDE), width=16))

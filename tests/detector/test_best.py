@@ -69,10 +69,13 @@ def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tup
         """Itself and whoever is in its reach."""
         reached = around(level, range(y - 1, y + 2), range(x - 1, x + 2))
         if wide(level, y, x):
-            reached += [one for one in around(level, range(y - 2, y + 3), range(x - 2, x + 3)) if wide(*one)]
+            v, u = y // 2, x // 2
             if level + 1 < len(grid):
-                v, u = y // 2, x // 2
                 reached += around(level + 1, range(v - 1, v + 2), range(u - 1, u + 2))
+                far = around(level, range(2 * v - 2, 2 * v + 4), range(2 * u - 2, 2 * u + 4))
+            else:
+                far = around(level, range(y - 2, y + 3), range(x - 2, x + 3))
+            reached += [one for one in far if wide(*one)]
         if level:
             v, u = 2 * y, 2 * x
             reached += [one for one in around(level - 1, range(v - 2, v + 4), range(u - 2, u + 4)) if wide(*one)]

@@ -160,6 +160,7 @@ def test_a_finished_build_is_not_done_again(built, options, monkeypatch):
     assert again["candidates"] == built[0].results["candidates"]
 
 
+@pytest.mark.slow
 def test_a_budget_that_cannot_be_met_says_what_the_fastest_is(options, tmp_path):
     command = [sys.executable, "-m", "leandet.cli.app", "build", str(options.data), "--budget", "0.001ms"]
     ended = subprocess.run(

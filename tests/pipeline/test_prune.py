@@ -114,6 +114,7 @@ def test_recalibration_measures_the_training_images(dataset, pruned):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_finished_pruning_is_not_done_again(model, dataset, pruned, monkeypatch):
     out, result, _, pruning = pruned
 
@@ -251,6 +252,7 @@ def test_what_is_exported_is_the_pruned_detector(model, dataset, tmp_path):
     assert open_runtime(tmp_path / "model.onnx", 1).card.spec == load_detector(tmp_path / "pruned.safetensors")[0].spec
 
 
+@pytest.mark.slow
 def test_a_mistake_found_at_once_does_not_use_up_the_folder(model, dataset, tmp_path):
     out = tmp_path / "p.safetensors"
     with pytest.raises(UserError, match="matches no layer"):

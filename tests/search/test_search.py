@@ -105,6 +105,7 @@ def test_a_search_from_end_to_end(model, dataset, folder, quick):
     assert not [line for line in again if line.startswith("trial ")]  # all were finished
 
 
+@pytest.mark.slow
 def test_a_search_judged_by_a_supernet(model, dataset, tmp_path, quick):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     limit = Budget(1e4, model.stat().st_size * 2 // 3)
@@ -136,6 +137,7 @@ def test_a_search_judged_by_a_supernet(model, dataset, tmp_path, quick):
     assert len(search(other, dataset).trials) > len(found.trials)
 
 
+@pytest.mark.slow
 def test_a_budget_that_cannot_be_met_is_one_sentence(model, folder):
     command = [sys.executable, "-m", "leandet.cli.app", "search", str(model), "--data", str(folder / "shapes")]
     ended = subprocess.run(

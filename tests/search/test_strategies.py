@@ -93,7 +93,7 @@ def by_chance(many_groups):
     return mean_best(many_groups, "random")
 
 
-@pytest.mark.parametrize("name", ["evolution", "amc"])
+@pytest.mark.parametrize("name", ["evolution", pytest.param("amc", marks=pytest.mark.slow)])
 def test_those_that_learn_beat_chance(many_groups, by_chance, name):
     assert mean_best(many_groups, name) > by_chance
 

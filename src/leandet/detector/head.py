@@ -50,9 +50,9 @@ class Maps(NamedTuple):
         Which of two neighbours an object's middle is nearer to, and at which of two levels a middling object is
         answered, is hard to tell, and both may be fairly sure of themselves. So a logit falls by `FALL` times what it
         lacks to the highest of its class within reach; the highest keep theirs. In reach are 3x3 locations of its own
-        level. Wide boxes are the same object further apart than that: where a location's box is `WIDE`, the wide ones
-        within 5x5 locations are in its reach, and those within 3x3 locations of the next coarser level, and it in
-        theirs.
+        level. Wide boxes are the same object further apart than that: where a location's box is `WIDE`, it meets the
+        other wide ones of its level and all answers of the next coarser one on that one's grid, and those within 3x3
+        locations of it are in each other's reach. On the coarsest level, the wide ones within 5x5 locations are.
 
         That is CenterNet's filter (arXiv 1904.07850, section 4) made gentle and, as in DeFCN (arXiv 2012.03544, section
         3.3), taken across levels. It compares no boxes with each other and knows neither order nor threshold of scores:
@@ -65,23 +65,19 @@ class Maps(NamedTuple):
         bars = [F.relu(sides.mean(1, keepdim=True) * -BAR + BAR * WIDE) for sides in self.sides]
         wide = [score - bar for score, bar in zip(scores, bars, strict=True)]
         near = [F.max_pool2d(score, 3, 1, 1) for score in scores]
-        used = []
+        used, met = [], None
         for level, (score, bar) in enumerate(zip(scores, bars, strict=True)):
-            far, highest = F.max_pool2d(wide[level], 5, 1, 2), near[level]
+            highest = near[level] if met is None else torch.maximum(near[level], met)
             if level + 1 < len(scores):
-                coarser = F.interpolate(near[level + 1], scale_factor=float(_ratio(score, near[level + 1])))
-                far = torch.maximum(far, coarser)
-            if level:
-                ratio = _ratio(scores[level - 1], score)
-                highest = torch.maximum(highest, F.max_pool2d(wide[level - 1], 3 * ratio, ratio, ratio))
+                ratio = score.shape[-1] // scores[level + 1].shape[-1]
+                met = F.max_pool2d(F.max_pool2d(wide[level], ratio), 3, 1, 1)
+                # On the coarser grid, where there are few locations; competing on its own would take twice as long.
+                far = F.interpolate(torch.maximum(met, near[level + 1]), scale_factor=float(ratio))
+            else:
+                far = F.max_pool2d(wide[level], 5, 1, 2)
             highest = torch.maximum(highest, far - bar)
             used.append(score - FALL * (highest - score))
         return Maps(used, [], self.sides)
-
-
-def _ratio(fine: Tensor, coarse: Tensor) -> int:
-    """How many locations of the finer map (B, C, h, w) lie along one of the coarser one."""
-    return fine.shape[-1] // coarse.shape[-1]
 
 
 class Tower(nn.Sequential):
