@@ -87,7 +87,7 @@ class TrainingSet(Dataset[Example]):
         generator = np.random.default_rng((self.seed, draw.epoch, draw.sample))
         # Transforms v2 draw from torch's global generator: seed it for this picture, then give it back.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator.integers(2**62)))
+            torch.default_generator.manual_seed(int(generator.integers(2**62)))
             first = self._decoded(draw.sample)
             if draw.mosaic and generator.random() < MOSAIC:
                 others = generator.integers(len(self.samples), size=3)
