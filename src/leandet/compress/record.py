@@ -39,9 +39,30 @@ def clone(module: nn.Module, make: Callable[[str, Tensor], Tensor]) -> nn.Module
             made = make(name, tensor)
             memo[id(tensor)] = made if id(tensor) in buffers else nn.Parameter(made, tensor.requires_grad)
     try:
-        return copy.deepcopy(module, memo)
+        return _copied(module, memo)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"the network cannot be copied ({error}): remove hooks and parametrisations first.") from error
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """As `copy.deepcopy`, without its walk through every module's dozen empty dictionaries of hooks."""
+    if (known := memo.get(id(module))) is not None:
+        return known  # type: ignore[no-any-return]
+    if hasattr(module, "__deepcopy__"):
+        return copy.deepcopy(module, memo)
+    made = module.__new__(type(module))
+    memo[id(module)] = made
+    state: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "_modules":
+            parts = ((key, part if part is None else _copied(part, memo)) for key, part in value.items())
+            state[name] = type(value)(parts)
+        elif isinstance(value, dict) and not value:
+            state[name] = memo.setdefault(id(value), value.copy())
+        else:
+            state[name] = copy.deepcopy(value, memo)
+    made.__setstate__(state)  # type: ignore[no-untyped-call]
+    return made
 
 
 def on_meta(module: nn.Module) -> nn.Module:
