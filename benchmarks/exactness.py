@@ -293,7 +293,19 @@ def page(results: dict[str, Any]) -> str:
             said = ", ".join([f"{other['exact']} of {other['layers']} exact", *faults])
         exact, worst = f"{ours['exact']} of {ours['groups']}", f"{ours['worst_relative_error']:.0e}"
         rows.append([name, exact, str(ours["skipped"]), worst, said])
-    return table(["network", "groups exact", "skipped", "worst relative error", "Torch-Pruning, convolutions"], rows)
+    found = table(["network", "groups exact", "skipped", "worst relative error", "Torch-Pruning, convolutions"], rows)
+    return f"{found}\n\n{said_in_short(results['verify'])}"
+
+
+def said_in_short(checked: dict[str, Any]) -> str:
+    """The sums of the sweep, and what it does not say."""
+    groups, exact, skipped = (sum(ours[key] for ours in checked.values()) for key in ("groups", "exact", "skipped"))
+    text = f"{exact:,} of {groups:,} groups of {len(checked)} networks are exact, {skipped} skipped."
+    if missing := len(subjects()) - len(checked):
+        text += f" {missing} networks are still to be run."
+    if silent := [name for name, ours in checked.items() if ours["groups"] and ours["least_change"] == 0]:
+        text += f" In {', '.join(silent)} masking one group or more moved nothing: there it says nothing."
+    return text
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""Copies with other tensors in them, against `copy.deepcopy`."""
+"""Copies with other tensors in them, against `copy.deepcopy`; and what stops a recording."""
 
 import copy
 from collections import defaultdict
 
+import pytest
 import torch
 from torch import nn
 
-from leandet.compress.record import clone
+from leandet.compress.record import clone, on_meta, record
+from leandet.errors import UserError
 
 
 class Odd(nn.Module):
@@ -50,3 +52,10 @@ def test_tensors_are_those_that_were_made():
     assert all(bool((tensor == len(name)).all()) for name, tensor in named)
     assert all(isinstance(p, nn.Parameter) for p in made.parameters())
     assert not any(p is q for p, q in zip(made.parameters(), network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("tracks", [False, True])
+def test_a_batch_norm_of_another_width_stops_a_recording(tracks):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5, track_running_stats=tracks)).eval()
+    with pytest.raises(UserError, match=r"module 1: .* should contain 4 elements not 5\."):
+        record(on_meta(network), torch.zeros(1, 3, 8, 8))
