@@ -77,7 +77,7 @@ class StopsAfter(Masking):
         super().on_train_epoch_start(trainer, pl_module)
 
 
-@pytest.mark.parametrize("scorer", ["magnitude", "movement"])
+@pytest.mark.parametrize("scorer", [pytest.param("magnitude", marks=pytest.mark.slow), "movement"])
 def test_an_interrupted_training_cuts_the_same_weights(dataset, untrained, tmp_path, scorer):
     def plan() -> Plan:
         return Plan(0.8, scorer=magnitude if scorer == "magnitude" else Movement())
