@@ -31,7 +31,7 @@ def step(module):
     module(torch.randn(2, 3, 8, 8)).square().mean().backward()
     with torch.no_grad():
         for weight in module.parameters():
-            weight -= 0.1 * weight.grad + 0.01
+            weight.sub_(0.1 * weight.grad + 0.01)
             weight.grad = None
 
 
