@@ -1,13 +1,14 @@
 """The running average of the weights against PyTorch's own, which collects the tensors anew at each step."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from leandet.learn.callbacks import Average
+from leandet.learn.callbacks import Average, Averaging
 
 DECAY = 0.9
 
@@ -67,3 +68,11 @@ def test_weights_put_into_it_are_averaged_on(before):
         wanted.update_parameters(module)
     for name, tensor in wanted.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor)
+
+
+def test_it_lies_where_the_module_will_be_trained():
+    """When Lightning calls `setup`, the module has not been moved to the accelerator yet."""
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    averaging = Averaging(DECAY)
+    averaging.setup(trainer, network(), "fit")
+    assert {tensor.device.type for tensor in averaging.averaged.state_dict().values()} == {"meta"}

@@ -45,59 +45,60 @@ class Best(ModelCheckpoint):
 
 
 class Average(AveragedModel):
-    """A running average of a module's weights and buffers that walks the module once, not at every step.
+    """Exponential moving average of a module's weights and buffers whose memory grows with training up to `decay`.
 
-    PyTorch's own collects both modules' tensors anew at each update: a tenth of a small detector's training step.
+    Early on the average must forget the random start: step n uses min(decay, (1 + n) / (10 + n)), as TensorFlow's
+    ExponentialMovingAverage does. PyTorch's own update collects both modules' tensors anew each time; here they are
+    collected once.
+
+    Args:
+        module: copied.
+        device: where the copy lies: that of the module in training, or every update would move all weights.
+        decay: in [0, 1), per step.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, decay: float) -> None:
         super().__init__(module, device)
         self._decay = decay
-        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # averaged and current, by device and type
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # averaged and current, by type
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards `model`, the same at every call, its tensors changed in place alone."""
+        """Move towards `model`: the same at every call, on the copy's device, its tensors changed in place alone."""
         if not self._pairs:
-            self._pairs = _paired(_tensors(self.module), _tensors(model))
+            self._pairs = _paired(self.module, model)
         step = int(self.n_averaged)
         share = 1 - min(self._decay, (1 + step) / (10 + step)) if step else 1.0
         with torch.no_grad():
             for averaged, current in self._pairs:
-                if averaged[0].is_floating_point() and step:
+                if averaged[0].is_floating_point():
                     torch._foreach_lerp_(averaged, current, share)
-                else:  # the first, and counters such as batch-norm's
+                else:  # counters, such as batch-norm's
                     torch._foreach_copy_(averaged, current)
         self.n_averaged += 1
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _paired(averaged: list[Tensor], current: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-    for one, other in zip(averaged, current, strict=True):
-        pair = groups.setdefault((one.device, one.dtype), ([], []))
-        pair[0].append(one.detach())
-        pair[1].append(other.detach())
+def _paired(averaged: nn.Module, current: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The tensors of both, those of one type together, as a fused update needs them."""
+    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    tensors = ([*module.parameters(), *module.buffers()] for module in (averaged, current))
+    for one, other in zip(*tensors, strict=True):
+        ours, theirs = groups.setdefault(one.dtype, ([], []))
+        ours.append(one.detach())
+        theirs.append(other.detach())
     return list(groups.values())
 
 
 class Averaging(WeightAveraging):
-    """Exponential moving average of weights and buffers whose memory grows with training up to `decay`.
-
-    Early on the average must forget the random start: step n uses min(decay, (1 + n) / (10 + n)), as TensorFlow's
-    ExponentialMovingAverage does.
-    """
+    """Keeps an `Average` of what is trained: it is what is measured, and what training leaves."""
 
     def __init__(self, decay: float) -> None:
         super().__init__()
         self._decay = decay
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Copy the module that is to be trained."""
+        """Copy the module to where it will be trained: now it is still where it was made."""
         if stage == "fit":
-            self._average_model = Average(pl_module, pl_module.device, self._decay)
+            self._average_model = Average(pl_module, trainer.strategy.root_device, self._decay)
 
     @property
     def averaged(self) -> nn.Module:
