@@ -11,13 +11,14 @@ import torch
 
 from leandet import pipeline
 from leandet.card import Card
-from leandet.cli import app, deploy
+from leandet.cli import app, deploy, make
 from leandet.cli.quantities import milliseconds
 from leandet.compress import recalibrate
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector
 from leandet.detector.files import save_detector
 from leandet.detector.spec import Spec
+from leandet.errors import UserError
 from leandet.preprocess import Size
 from leandet.runtime import open_runtime
 
@@ -134,6 +135,36 @@ def test_missing_data_begins_no_folder(leandet, tmp_path):
 def test_data_or_demo_but_not_both_or_neither(leandet, shapes):
     refused(leandet("build"), "--demo")
     refused(leandet("build", shapes, "--demo"), "--demo")
+
+
+@pytest.mark.parametrize(
+    ("asked", "built"),
+    [
+        ((), (make.DEMO_BACKBONE, "none", make.DEMO_SIZE, make.DEMO_WIDTH, make.DEMO_EPOCHS)),
+        (
+            ("--backbone", "mobilenet_v2", "--weights", "imagenet", "--size", 64, "--width", 16, "--epochs", 2),
+            ("mobilenet_v2", "imagenet", 64, 16, 2),
+        ),
+    ],
+)
+def test_the_demo_is_small_unless_asked_otherwise(leandet, tmp_path, monkeypatch, asked, built):
+    seen = []
+
+    def build(options, **_):
+        seen.append(options)
+        raise UserError("far enough.")
+
+    monkeypatch.setattr(pipeline, "build", build)
+    monkeypatch.setattr(make, "DEMO_IMAGES", 2)
+    refused(leandet("build", "--demo", *asked, "--out", tmp_path / "demo"), "far enough")
+    (options,) = seen
+    assert (options.backbone, options.weights, options.size, options.width, options.epochs) == built
+    assert (options.data / "shapes.json").is_file()
+
+
+def test_nothing_is_drawn_for_a_demo_that_cannot_be(leandet, tmp_path):
+    refused(leandet("build", "--demo", "--size", 100, "--out", tmp_path / "demo"), "not 100: try 96")
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.parametrize("verb", ["build", "train"])

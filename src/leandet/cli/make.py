@@ -27,6 +27,7 @@ Batch = Annotated[int, typer.Option(min=1, max=4096, help="Images in a training 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted work in --out.")]
 Split = Annotated[str | None, typer.Option(help="Which split: train, val or test; test if there is one, else val.")]
 
+WEIGHTS, WIDTH = "imagenet", 96
 # MobileNetV1 0.5x learns the shapes in far fewer steps than ShuffleNetV2 0.5x. 600 pictures leave AP two points lower,
 # and drawing one takes no longer than two training steps on it (docs/decisions/0004).
 DEMO_IMAGES, DEMO_SIZE, DEMO_WIDTH, DEMO_EPOCHS = 1000, 128, 64, 30
@@ -38,7 +39,7 @@ def build_command(
         Path | None, typer.Argument(help="Labelled images: a folder or file in COCO, VOC or YOLO layout.")
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Use the embedded data, drawn in code, and a small network.")
+        bool, typer.Option("--demo", help="Use the embedded data, drawn in code, and a small network if none is named.")
     ] = False,
     budget: Annotated[
         str | None,
@@ -53,12 +54,15 @@ def build_command(
     backbone: Annotated[
         str | None, typer.Option(help="A name from `leandet nets`; by the budget, or mobilenet_v2, if left out.")
     ] = None,
-    weights: Weights = "imagenet",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="The backbone's start: imagenet, none, or a safetensors file; imagenet if left out."),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(help="Longest side of the input in pixels, a multiple of 32; by the budget, or 320, if left out."),
     ] = None,
-    width: Width = 96,
+    width: Annotated[int | None, typer.Option(help="Channels of neck and head; 96 if left out.")] = None,
     epochs: Epochs = None,
     batch: Batch = 16,
     seed: Seed = 0,
@@ -78,19 +82,16 @@ def build_command(
     out = out or Path("runs") / ("demo" if data is None else data.resolve().stem)
     from leandet.pipeline import Options, build
 
-    if data is None:
-        from leandet.data.shapes import draw_shapes
-
-        data = draw_shapes(out / "data", train=DEMO_IMAGES)
-        backbone, weights, size, width = DEMO_BACKBONE, "none", DEMO_SIZE, DEMO_WIDTH
-        epochs = epochs or DEMO_EPOCHS
+    if demo:
+        backbone, weights = backbone or DEMO_BACKBONE, weights or "none"
+        size, width, epochs = size or DEMO_SIZE, width or DEMO_WIDTH, epochs or DEMO_EPOCHS
     options = Options(
-        data,
+        data or out / "data",
         out,
         backbone,
-        weights,
+        weights or WEIGHTS,
         size,
-        width,
+        width or WIDTH,
         epochs,
         batch,
         seed,
@@ -102,6 +103,10 @@ def build_command(
         seconds=None if time is None else duration(time),
         target=target,
     )
+    if demo:
+        from leandet.data.shapes import draw_shapes
+
+        draw_shapes(options.data, train=DEMO_IMAGES)
     result = build(options, resume=resume, tell=tell)
     if as_json:
         typer.echo(json.dumps(result.results))
@@ -154,9 +159,9 @@ def train_command(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the model, checkpoints and logs.")],
     backbone: Backbone = "mobilenet_v2",
-    weights: Weights = "imagenet",
+    weights: Weights = WEIGHTS,
     size: Side = 320,
-    width: Width = 96,
+    width: Width = WIDTH,
     epochs: Epochs = None,
     batch: Batch = 16,
     seed: Seed = 0,
