@@ -177,3 +177,12 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="'mine', which is not part of a model"):
         write()
     assert [p.name for p in folder.iterdir()] == ["mine"]
+
+
+def test_the_name_of_a_file_that_is_no_unicode_is_written(tmp_path):
+    """As Linux gives `caf\\xe9.jpg` of an old archive; JSON gives it back."""
+    name = os.fsdecode(b"caf\xe9.jpg")
+    atomic.write_text(tmp_path / "a.txt", name)
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "caf\\udce9.jpg"
+    atomic.write_json(tmp_path / "a.json", {"image": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"image": name}

@@ -35,7 +35,9 @@ def make(seed: int, images: int = 12) -> tuple[list[Sample], list[Detections]]:
     for index in range(images):
         count = 0 if index % 5 == 4 else int(rng.integers(1, 8))
         boxes, labels = boxes_of(rng, count), rng.integers(0, 3, count)
-        samples.append(Sample(Path(f"{index}.jpg"), SIZE, boxes, labels, rng.random(count) < 0.2, f"{index}"))
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) * rng.uniform(0.3, 1, count).astype(np.float32)  # of outlines
+        crowd = rng.random(count) < 0.2
+        samples.append(Sample(Path(f"{index}.jpg"), SIZE, boxes, labels, crowd, f"{index}", areas))
         near = np.repeat(boxes, 2, 0) + rng.normal(0, 4, (2 * count, 4)).astype(np.float32)
         near_labels = np.where(rng.random(2 * count) < 0.8, np.repeat(labels, 2), rng.integers(0, 3, 2 * count))
         wrong = int(rng.integers(0, 6))
@@ -52,7 +54,8 @@ def reference(samples: list[Sample], found: list[Detections], most: int = 100) -
     """The authors' own implementation, on data written down here."""
     annotations, results = [], []
     for image, (sample, detections) in enumerate(zip(samples, found, strict=True)):
-        for box, label, crowd in zip(sample.boxes.tolist(), sample.labels.tolist(), sample.crowd, strict=True):
+        columns = (sample.boxes.tolist(), sample.labels.tolist(), sample.crowd, sample.areas.tolist())
+        for box, label, crowd, area in zip(*columns, strict=True):
             w, h = box[2] - box[0], box[3] - box[1]
             annotations.append(
                 {
@@ -60,7 +63,7 @@ def reference(samples: list[Sample], found: list[Detections], most: int = 100) -
                     "image_id": image,
                     "category_id": label,
                     "bbox": [box[0], box[1], w, h],
-                    "area": w * h,
+                    "area": area,
                     "iscrowd": int(crowd),
                 }
             )

@@ -38,8 +38,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` in UTF-8."""
-    write_bytes(path, content.encode())
+    r"""`write_bytes` in UTF-8; a byte of a file's name that is none is written as `\udcXX`, which JSON reads back."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -72,7 +72,7 @@ def lacks_int8_dot() -> bool:
     try:
         words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
     except OSError:
-        return False  # not known: every x86 server and laptop since 2021 has it
+        return False  # not known: most x86 processors made since 2021 have it
     return not {"avx512_vnni", "avx_vnni"} & set(words)
 
 

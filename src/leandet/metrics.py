@@ -30,7 +30,8 @@ class Scores:
 
     Attributes:
         ap, ap50, ap75: average precision over IoU .50:.95, at .50 and at .75.
-        ap_small, ap_medium, ap_large: AP of objects below 32^2, to 96^2 and above 96^2 square pixels.
+        ap_small, ap_medium, ap_large: AP of objects below 32^2, to 96^2 and above 96^2 square pixels, by
+            `Sample.areas`.
         ap_with_nms: AP after a class-wise NMS at IoU 0.6: what suppressing neighbours would gain.
         duplicates_per_100: detections scored over 0.3 that overlap (IoU over 0.5) an object already found, for each
             100 objects.
@@ -120,7 +121,7 @@ def _coco(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
 def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image, sample in enumerate(samples, 1):
-        for box, label, crowd in zip(sample.boxes, sample.labels, sample.crowd, strict=True):
+        for box, label, crowd, area in zip(sample.boxes, sample.labels, sample.crowd, sample.areas, strict=True):
             x1, y1, x2, y2 = (float(v) for v in box)
             annotations.append(
                 {
@@ -128,7 +129,7 @@ def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]
                     "image_id": image,
                     "category_id": int(label) + 1,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
+                    "area": float(area),
                     "iscrowd": int(crowd),
                 }
             )

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +218,20 @@ def test_a_split_that_the_data_has_not(leandet, model, labelled):
     refused(leandet("eval", model, labelled, "--split", "test"), "no test split: it has val")
 
 
+def test_a_made_split_can_be_named_and_a_found_one_stays_whole(leandet, exported, labelled, tmp_path):
+    """Plain `eval` measures the `val` that is made of one pool; `--split val` must measure the same."""
+    shutil.copytree(labelled / "val", tmp_path / "pool")
+    shutil.copy(labelled / "annotations" / "instances_val.json", tmp_path / "pool" / "labels.json")
+    figures = []
+    pool, val = tmp_path / "pool", ["--split", "val"]
+    for data, split in ((pool, []), (pool, val), (labelled, val)):
+        code, out, err = leandet("eval", exported, data, *split, "--json")
+        assert code == 0, err
+        figures.append(json.loads(out))
+    assert figures[0] == figures[1]
+    assert [f["images"] for f in figures] == [2, 2, 8]
+
+
 def test_a_format_that_is_none(leandet, model):
     refused(leandet("export", model, "--to", "foo"), "--to must be one of onnx, .*, not 'foo'")
 
@@ -276,6 +292,13 @@ def test_export_says_how_far_it_is_from_pytorch(leandet, model, tmp_path):
     assert value["parity_px"] < 0.1
     assert value["parity_score"] < 1e-3
     assert open_runtime(value["path"]).card == open_runtime(model).card
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the longest name is another elsewhere")
+def test_a_path_that_the_system_refuses(leandet, exported, model):
+    """As `leandet detect m.onnx "$(ls)"` gives it."""
+    refused(leandet("detect", exported, "a" * 300), "aaa: File name too long")
+    refused(leandet("eval", "a" * 300 + ".onnx", model), "File name too long")
 
 
 def test_an_interrupt_has_its_exit_code(leandet, monkeypatch, shapes, tmp_path):

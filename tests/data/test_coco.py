@@ -143,3 +143,29 @@ def test_the_same_picture_in_two_splits_is_reported_and_kept(root: Path) -> None
     assert (problem.kind, problem.where) == (ProblemKind.DUPLICATE_IMAGE, "val/3.jpg")
     assert "train/1.jpg" in problem.message
     assert report.used == 3
+
+
+def test_files_that_share_pictures_teach_all_their_objects(root: Path) -> None:
+    """cats.json and dogs.json over the same photographs: neither may say that the other's animals are none."""
+    pictures(root, 1, 2)
+    for k, name in enumerate(("cats", "dogs")):
+        boxes = [box(1, 1, (1, 2, 30, 40)), box(2, 1, (k, 5, 9, 9)), box(3, 2)]
+        write(root / "annotations" / f"{name}.json", coco([image(1), image(2)], boxes))
+    data, report = read(root, make_splits=False)
+    first, second = data.splits["train"]
+    np.testing.assert_array_equal(first.boxes, [[1, 2, 31, 42], [0, 5, 9, 14], [1, 5, 10, 14]])
+    np.testing.assert_array_equal(second.boxes, [[1, 2, 31, 42]])
+    assert [(p.kind, p.where) for p in report.problems.kept] == [
+        (ProblemKind.DUPLICATE_IMAGE, f"annotations/dogs.json:image {key}") for key in (1, 2)
+    ]
+    assert "first in annotations/cats.json:image 1: it is used once, with the boxes of both (3)" in str(
+        report.problems.kept[0]
+    )
+
+
+def test_the_area_is_the_object_s_where_it_is_stated(root: Path) -> None:
+    pictures(root, 1)
+    areas = ({"area": 700.5}, {}, {"area": 0}, {"area": "none"})
+    write(root / "a.json", coco([image(1)], [box(k, 1, (k, 2, 30, 40), **more) for k, more in enumerate(areas)]))
+    (sample,) = read(root, make_splits=False)[0].splits["train"]
+    np.testing.assert_array_equal(sample.areas, [700.5, 1200, 1200, 1200])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +101,14 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         convert(data, Layout.YOLO, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("to", list(Layout))
+def test_a_name_that_is_no_unicode_is_spelt_otherwise(tmp_path: Path, to: Layout) -> None:
+    picture = write(tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg"), jpeg(1))
+    data = Dataset(tmp_path, "coco", CLASSES, {"train": (sample(picture, Size(48, 64), [[1, 2, 9, 9]], [0]),)})
+    convert(data, to, tmp_path / "out")
+    (back,) = read(tmp_path / "out", make_splits=False)[0].splits["train"]
+    assert back.image.name == "caf_.jpg"
+    np.testing.assert_allclose(back.boxes, [[1, 2, 9, 9]], atol=0.01)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from leandet.data.image import inspect_image, load_image
+from leandet.data.image_header import Header, read_header
 from leandet.errors import UserError
 from leandet.preprocess import Size
 
@@ -77,6 +78,26 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(UserError, match="50000x50000 is over the limit"):
         load_image(write(tmp_path / "bomb.png", bomb))
+    small = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    hidden = bomb.replace(chunk(b"IEND", b""), small + chunk(b"IEND", b""))  # decoders read the first header
+    with pytest.raises(UserError, match="50000x50000 is over the limit"):
+        load_image(write(tmp_path / "hidden.png", hidden))
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_a_tiff_s_size_is_the_first_that_it_states(kind: int) -> None:
+    def entry(tag: int, value: int, kind: int = kind) -> bytes:
+        return struct.pack("<HHIHH" if kind == 3 else "<HHII", tag, kind, 1, value, *([0] if kind == 3 else []))
+
+    def tiff(*entries: bytes) -> bytes:
+        return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+    assert read_header(tiff(entry(256, 50_000), entry(257, 40_000), entry(256, 1), entry(257, 1))) == Header(
+        "TIFF", Size(40_000, 50_000), complete=True
+    )
+    odd = read_header(tiff(entry(256, 1, 16), entry(257, 1)))
+    assert odd is not None
+    assert odd.size is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,13 @@ def test_resplit_pools_everything() -> None:
     for val, test in ((0, 0), (0.5, 0.5), (0.2, -0.1), (1, 0)):
         with pytest.raises(UserError, match="fraction"):
             resplit(data, own, val, test, 0)
+
+
+def test_resplit_keeps_the_labels_of_both_listings() -> None:
+    """One picture in train with its cats and in val with its dogs."""
+    a, b, others = sample("a", [0]), sample("a", [1]), tuple(sample(f"o{k}", [0]) for k in range(4))
+    b = replace(b, boxes=b.boxes + 1)
+    divided = resplit(Dataset(Path(), "coco", ("x", "y"), {"train": (a, *others), "val": (b,)}), own, 0.2, 0, 0)
+    (both,) = (s for samples in divided.splits.values() for s in samples if s.image == a.image)
+    assert both.labels.tolist() == [0, 1]
+    np.testing.assert_array_equal(both.boxes, np.concatenate([a.boxes, b.boxes]))

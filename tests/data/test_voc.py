@@ -233,3 +233,11 @@ def test_pictures_and_xml_in_sibling_folders(root: Path) -> None:
         write(root / f"annotations/p{k}.xml", voc_xml(f"p{k}.png", [CAT]))
     _, report = read(root)
     assert (report.images, report.used) == (4, 4)
+
+
+def test_a_listed_name_may_end_in_a_number(root: Path) -> None:
+    image_sets(root, train="p0\np 1\np1 -1\n", val="p2\n")
+    write(root / "Annotations" / "p 1.xml", voc_xml("p 1.jpg", [CAT]))
+    write(root / "JPEGImages" / "p 1.jpg", jpeg(99))
+    data, _ = read(root)
+    assert sorted(sample.image.stem for sample in data.splits["train"]) == ["p 1", "p0", "p1"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,53 @@ def test_the_same_folder_for_train_and_val(root: Path) -> None:
 )
 def test_yaml_subset(text: str, names: object) -> None:
     assert parse_yaml(text, "data.yaml")["names"] == names
+
+
+@pytest.mark.parametrize("linked", ["pictures", "folder"])
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_go_by_the_name_of_a_linked_picture(root: Path, linked: str, named: bool) -> None:
+    """A train folder of links into a store is usual where one store serves several data sets."""
+    for k in range(3):
+        write(root / "store" / f"p{k}.jpg", jpeg(k))
+        write(root / "labels" / "train" / f"p{k}.txt", ROW)
+    (root / "images").mkdir()
+    if linked == "folder":
+        (root / "images" / "train").symlink_to("../store", target_is_directory=True)
+    else:
+        (root / "images" / "train").mkdir()
+        for k in range(3):
+            (root / "images" / "train" / f"p{k}.jpg").symlink_to(f"../../store/p{k}.jpg")
+    write(root / "data.yaml", "train: images/train\nnames: [cat]\n")
+    if not named:
+        write(root / "train.txt", "".join(f"images/train/p{k}.jpg\n" for k in range(3)))
+        write(root / "data.yaml", "train: train.txt\nnames: [cat]\n")
+    data, report = read(root, make_splits=False)
+    assert [len(sample.boxes) for sample in data.splits["train"]] == [1, 1, 1]
+    assert not report.problems.kept
+    assert all(sample.image.parent == root.resolve() / "store" for sample in data.splits["train"])
+
+
+def test_a_picture_listed_twice_is_used_once(root: Path) -> None:
+    for k in range(2):
+        picture(root, "obj", "obj", f"p{k}")
+    write(root / "obj.names", "cat\n")
+    write(root / "train.txt", "obj/p0.jpg\nobj/p1.jpg\nobj/p0.jpg\n")
+    data, report = read(root, make_splits=False)
+    assert [len(sample.boxes) for sample in data.splits["train"]] == [1, 1]
+    assert [p.kind for p in report.problems.kept] == [ProblemKind.DUPLICATE_IMAGE]
+
+
+def test_a_folder_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(2):
+        picture(root, "images", "labels", f"p{k}")
+    write(root / "classes.txt", "cat\n")
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "images":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # whoever runs the tests may be allowed everything
+    with pytest.raises(UserError, match=r"images: cannot be read \(Permission denied\)"):
+        read(root)

@@ -25,7 +25,7 @@ def test_a_spec_comes_back_from_json(changes):
     ("changes", "said"),
     [
         ({"classes": 0}, "classes must be at least 1, not 0"),
-        ({"width": 7}, "width must be at least 8"),
+        ({"width": 7}, "width must be from 8 to 4096 channels, not 7"),
         ({"levels": ()}, "levels must be some of 8, 16, 32"),
         ({"levels": (4, 8)}, "levels must be some of 8, 16, 32"),
         ({"head": HeadStyle.ONENET_CENTRE}, r"levels must be 4, not \[8, 16, 32\]"),

@@ -196,6 +196,17 @@ def test_a_resume_draws_ahead_the_views_of_its_own_epoch(data, tmp_path):
     assert whole.seen[0] != whole.seen[1]
 
 
+def test_a_log_file_gets_a_line_for_each_epoch(data, tmp_path, capfd):
+    """Nobody watches a terminal here: the bar would say nothing until the end."""
+    _, outcome = run(data, tmp_path, 2, evaluations=1, settling=0.0)
+    out, error = capfd.readouterr()
+    assert not out
+    first, second = error.splitlines()
+    assert first.startswith(f"epoch 1 of 2, loss {outcome.curves[0]['loss']:.3f}, ")
+    assert f", AP {100 * outcome.curves[1]['ap']:.1f} % on the validation images, " in second
+    assert second.endswith(" s")
+
+
 def test_a_finished_training_is_not_trained_again(data, tmp_path):
     detector, _ = run(data, tmp_path, 1)
     again, outcome = run(data, tmp_path, 1, resume=True)

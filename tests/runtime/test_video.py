@@ -1,5 +1,7 @@
+import http.server
 import json
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -12,6 +14,10 @@ from leandet.runtime import open_runtime
 from leandet.runtime.frames import Frames, is_live, is_video
 
 COUNT, RATE = 12, 10.0
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None: ...
 
 
 def place(index: int) -> tuple[int, int, int, int]:
@@ -54,12 +60,33 @@ def test_a_file_gives_every_frame_in_order(film):
 
 def test_a_camera_drops_the_oldest_and_counts(film, monkeypatch):
     monkeypatch.setattr(frames_module, "is_live", lambda source: source == str(film))
-    monkeypatch.setattr(frames_module, "_open", cv2.VideoCapture)
+
+    def opened(source: str) -> SimpleNamespace:
+        capture = cv2.VideoCapture(source)
+        length = {cv2.CAP_PROP_FRAME_COUNT: -1.0}  # a camera has none
+        return SimpleNamespace(
+            get=lambda what: length.get(what, capture.get(what)), read=capture.read, release=capture.release
+        )
+
+    monkeypatch.setattr(frames_module, "_open", opened)
     with Frames(str(film), queue=3) as frames:
         frames._thread.join(10)  # all have come before the first is taken
         found = [frame.index for frame in frames]
     assert found == list(range(COUNT))[-3:]
     assert frames.dropped == COUNT - 3
+
+
+def test_a_film_on_a_server_waits_like_a_file(film):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(film.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with Frames(f"http://127.0.0.1:{server.server_port}/{film.name}", queue=2) as frames:
+                frames._thread.join(1)  # all would have come, and most be dropped
+                found = [frame.index for frame in frames]
+        finally:
+            server.shutdown()
+    assert found == list(range(COUNT))
+    assert not frames.live
 
 
 def test_leaving_early_ends_the_thread(film):
@@ -102,6 +129,9 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
     assert pictures[0].shape == (96, 160, 3)
     assert sorted(p.name for p in out.iterdir()) == ["film.jsonl", "film.mp4"]
     assert detect_video(runtime, runtime.card.classes, str(film), out, 0.5, most=3).frames == 3
+    (out / "film.jsonl").unlink()  # now the .mp4 could be anybody's
+    with pytest.raises(UserError, match=r"film\.mp4 would be overwritten"):
+        detect_video(runtime, runtime.card.classes, str(film), out, 0.5)
 
 
 def test_a_live_film_keeps_its_pace_and_every_size(picture, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -67,6 +69,9 @@ def main() -> None:
     Exit codes: 0 done, 1 our fault (with a traceback to send us), 2 the person's input (one sentence on standard
     error), 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     try:
         app()
     except UserError as error:
@@ -76,6 +81,11 @@ def main() -> None:
         if (sentence := missing_extra(error)) is None:
             raise
         _say(f"error: {sentence}")
+        sys.exit(USER_INPUT)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"error: {os.fsdecode(error.filename)}: {error.strerror}: check the path and its permissions.")
         sys.exit(USER_INPUT)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # how the framework answers Ctrl-C

@@ -168,7 +168,7 @@ def _letterboxed(dataset: Dataset, size: Size) -> npt.NDArray[np.uint8]:
     from leandet.data.image import load_image
     from leandet.preprocess import letterbox
 
-    samples = dataset.splits[dataset.judging]
+    samples = dataset.splits[dataset.judging] or dataset.splits["train"]  # of a single image, `val` is empty
     pictures = [letterbox(load_image(sample.image), size)[0].transpose(2, 0, 1) for sample in samples[:PARITY_IMAGES]]
     return np.ascontiguousarray(np.stack(pictures))
 

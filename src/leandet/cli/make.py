@@ -210,7 +210,8 @@ def eval_command(
     runtime = open_runtime(model, threads)
     dataset, _ = read(data, make_splits=split is None)
     name = split or dataset.judging
-    if not (samples := dataset.splits.get(name)):
+    samples = dataset.splits.get(name) or (read(data)[0].splits.get(name) if split else None)  # as found, else as made
+    if not samples:
         raise UserError(f"{data} has no {name} split: it has {', '.join(k for k, v in dataset.splits.items() if v)}.")
     check_classes(runtime, dataset.classes, str(data))
     scores, _ = evaluate(runtime, samples, dataset.classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,7 @@ def check(raw: RawDataset, problems: Problems, threads: int | None = None) -> So
             continue
         clipped += touched
         checked.append(Checked(sample, image.split, outcome.digest))
+    checked = _merged(raw.root, checked, problems)
     _report_duplicates(raw.root, checked, problems)
     return Soundness(tuple(checked), clipped)
 
@@ -126,8 +127,10 @@ def _sample(raw: RawDataset, image: RawImage, path: Path, size: Size, problems: 
     labels = np.array([box.label for box in image.boxes], np.int64)[sound]
     crowd = np.array([box.crowd for box in image.boxes], np.bool_)[sound]
     kept = clipped[sound].astype(np.float32)
+    own = np.array([np.nan if box.area is None else box.area for box in image.boxes], np.float64)[sound]
+    areas = np.where(np.isfinite(own) & (own > 0), own, _area(clipped[sound])).astype(np.float32)
     _report_same_boxes(kept, labels, crowd, image.source, problems)
-    return Sample(path, size, kept, labels, crowd, image.source), int((touched & sound).sum())
+    return Sample(path, size, kept, labels, crowd, image.source, areas), int((touched & sound).sum())
 
 
 def _judge(boxes: Boxes, clipped: Boxes, sides: Boxes, places: Sequence[str], problems: Problems) -> tuple[Mask, Mask]:
@@ -183,6 +186,25 @@ def _report_same_boxes(
     if again:
         message = f"{again} boxes repeat another of the same class (IoU over {SAME_BOX_IOU}): they are kept."
         problems.warning(ProblemKind.DUPLICATE_BOX, where, message)
+
+
+def _merged(root: Path, checked: Sequence[Checked], problems: Problems) -> list[Checked]:
+    """One sample for each picture of a split: were it several, each would teach that the others' objects are none."""
+    merged: dict[tuple[Path, str], Checked] = {}
+    for item in checked:
+        key = (item.sample.image, item.split)
+        known = merged.get(key)
+        if known is None:
+            merged[key] = item
+            continue
+        both = known.sample.with_labels_of(item.sample)
+        merged[key] = replace(known, sample=both)
+        message = (
+            f"the picture {shown(root, item.sample.image)} is listed again, first in {known.sample.source}: "
+            f"it is used once, with the boxes of both ({len(both.labels)})."
+        )
+        problems.warning(ProblemKind.DUPLICATE_IMAGE, item.sample.source, message)
+    return list(merged.values())
 
 
 def _report_duplicates(root: Path, checked: Sequence[Checked], problems: Problems) -> None:

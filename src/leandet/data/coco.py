@@ -187,7 +187,9 @@ def _boxes(
         else:
             x, y, width, height = map(number, box)
             crowd = record.get("iscrowd") in (1, True)
-            boxes[key].append(RawBox(x, y, x + width, y + height, labels[file.names[category]], crowd, name))
+            area = None if "area" not in record else number(record["area"])
+            label = labels[file.names[category]]
+            boxes[key].append(RawBox(x, y, x + width, y + height, label, crowd, name, area))
     return boxes, dropped
 
 
@@ -257,17 +259,17 @@ def write_coco(dataset: Dataset, folder: Path, names: Mapping[str, Sequence[tupl
 
 def _annotations(sample: Sample, image: int, first: int) -> list[Record]:
     records: list[Record] = []
-    for key, (box, label, crowd) in enumerate(zip(sample.boxes, sample.labels, sample.crowd, strict=True), first):
+    objects = zip(sample.boxes, sample.labels, sample.crowd, sample.areas, strict=True)
+    for key, (box, label, crowd, area) in enumerate(objects, first):
         x1, y1, x2, y2 = (float(v) for v in box)
         xywh = [round(v, 5) for v in (x1, y1, x2 - x1, y2 - y1)]
-        area = round((x2 - x1) * (y2 - y1), 3)
         records.append(
             {
                 "id": key,
                 "image_id": image,
                 "category_id": int(label) + 1,
                 "bbox": xywh,
-                "area": area,
+                "area": round(float(area), 3),
                 "iscrowd": int(crowd),
             }
         )

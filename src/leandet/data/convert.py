@@ -69,8 +69,8 @@ def _names(dataset: Dataset) -> dict[str, list[tuple[Sample, str]]]:
     names: dict[str, list[tuple[Sample, str]]] = {}
     for split, samples in dataset.splits.items():
         for sample in samples:
-            # Blanks and control characters would break the lists of names.
-            stem = re.sub(r"[\s\x00-\x1f\x7f]+", "_", sample.image.stem)
+            # Blanks and control characters would break the lists of names; what is not Unicode cannot be written there.
+            stem = re.sub(r"[\s\x00-\x1f\x7f\ud800-\udfff]+", "_", sample.image.stem)
             unique, count = stem, 1
             while unique.lower() in used:
                 count += 1

@@ -55,11 +55,12 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _png(data: bytes) -> Header:
+    """The first chunk must be the header, and no later one counts: so decoders have it."""
     size, at = None, 8
+    if data[12:16] == b"IHDR" and len(data) >= 24:
+        size = Size(int.from_bytes(data[20:24]), int.from_bytes(data[16:20]))
     while at + 12 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        if kind == b"IHDR":
-            size = Size(int.from_bytes(data[at + 12 : at + 16]), int.from_bytes(data[at + 8 : at + 12]))
         if kind == b"IEND":
             return Header("PNG", size, complete=True)
         at += 12 + length
@@ -90,8 +91,14 @@ def _webp(data: bytes) -> Header:
     return Header("WebP", Size(word(28, 2) & 0x3FFF, word(26, 2) & 0x3FFF), complete)
 
 
+_TIFF_BYTES = {3: 2, 4: 4}  # of the types SHORT and LONG
+
+
 def _tiff(data: bytes) -> Header:
-    """The first directory's width and length; the decoder itself tells whether the rest is there."""
+    """The first directory's first width and length; the decoder itself tells whether the rest is there.
+
+    Other types than 16 and 32 bits are not believed: the size is then unknown.
+    """
 
     def word(at: int, count: int) -> int:
         return int.from_bytes(data[at : at + count], "little" if data[:1] == b"I" else "big")
@@ -99,8 +106,8 @@ def _tiff(data: bytes) -> Header:
     start = word(4, 4)
     found: dict[int, int] = {}
     for entry in range(start + 2, start + 2 + 12 * word(start, 2), 12):
-        tag = word(entry, 2)
+        tag, kind = word(entry, 2), word(entry + 2, 2)
         if tag in (256, 257):
-            found[tag] = word(entry + 8, 2 if word(entry + 2, 2) == 3 else 4)
-    size = Size(found[257], found[256]) if len(found) == 2 else None
+            found.setdefault(tag, word(entry + 8, _TIFF_BYTES[kind]) if kind in _TIFF_BYTES else 0)
+    size = Size(found[257], found[256]) if len(found) == 2 and all(found.values()) else None
     return Header("TIFF", size, complete=size is not None)

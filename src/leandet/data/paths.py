@@ -25,6 +25,19 @@ def inside(root: Path, path: Path) -> Path | None:
     return resolved if resolved.is_relative_to(root) else None
 
 
+def named_inside(root: Path, path: Path) -> Path | None:
+    """The path as it is named, where what it leads to lies inside the resolved folder `root` too; else None.
+
+    Labels go by the name of a link, not by what it leads to. Where `..` crosses a link, or the name lies outside, it is
+    what it leads to.
+    """
+    resolved = inside(root, path)
+    if resolved is None:
+        return None
+    named = Path(os.path.normpath(path))
+    return named if named.is_relative_to(root) and inside(root, named) == resolved else resolved
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a file; False for a name that no file can have (too long, a NUL byte)."""
     try:
@@ -50,10 +63,14 @@ def walk(root: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     """Every file below `root` with one of the (lower-case) suffixes, in a fixed order; hidden folders are skipped.
 
     Raises:
-        UserError: if there are more than five million files.
+        UserError: if there are more than five million files, or a folder cannot be read.
     """
     seen = 0
-    for folder, folders, files in os.walk(root):
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}): mend its permissions.") from error
+
+    for folder, folders, files in os.walk(root, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         seen += len(files)
         if seen > MAX_FILES:

@@ -18,6 +18,7 @@ class RawBox(NamedTuple):
         label: index into the classes.
         crowd: a region of many objects.
         number: line, object or annotation number in the label file, for messages.
+        area: square pixels of the object itself; None where only its box is stated.
     """
 
     x1: float
@@ -27,6 +28,7 @@ class RawBox(NamedTuple):
     label: int
     crowd: bool
     number: int
+    area: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

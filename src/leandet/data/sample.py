@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ class Sample:
         labels: int64 (N,), index into `Dataset.classes`.
         crowd: bool (N,), regions of many objects (COCO's iscrowd): ignored in training and by the metric.
         source: where the labels were read, as file or file:line, for messages.
+        areas: float32 (N,), square pixels that decide whether an object counts as small, medium or large: COCO's are
+            those of its outlines; the boxes' where none are given.
     """
 
     image: Path
@@ -32,6 +34,26 @@ class Sample:
     labels: IntArray
     crowd: npt.NDArray[np.bool_]
     source: str
+    areas: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __post_init__(self) -> None:
+        if len(self.areas) != len(self.boxes):
+            object.__setattr__(self, "areas", (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1, dtype=np.float32))
+
+    def with_labels_of(self, other: Sample) -> Sample:
+        """The same picture with what another sample of it adds; boxes that both have count once."""
+        known = set(self._objects())
+        new = [place for place, thing in enumerate(other._objects()) if thing not in known]
+        return replace(
+            self,
+            boxes=np.concatenate([self.boxes, other.boxes[new]]),
+            labels=np.concatenate([self.labels, other.labels[new]]),
+            crowd=np.concatenate([self.crowd, other.crowd[new]]),
+            areas=np.concatenate([self.areas, other.areas[new]]),
+        )
+
+    def _objects(self) -> list[tuple[tuple[float, ...], int, bool]]:
+        return list(zip(map(tuple, self.boxes.tolist()), self.labels.tolist(), self.crowd.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

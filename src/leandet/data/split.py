@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from leandet.data.sample import Dataset, Sample
 from leandet.errors import UserError
@@ -119,8 +120,11 @@ def resplit(dataset: Dataset, key: Key, val_fraction: float, test_fraction: floa
         raise UserError(
             f"val fraction {val_fraction:g} and test fraction {test_fraction:g} must leave some images to train on."
         )
-    # A picture listed in two splits is one picture here.
-    pool = tuple({sample.image: sample for samples in dataset.splits.values() for sample in samples}.values())
+    pictures: dict[Path, Sample] = {}  # a picture listed in two splits is one picture here
+    for sample in (sample for samples in dataset.splits.values() for sample in samples):
+        known = pictures.get(sample.image)
+        pictures[sample.image] = sample if known is None else known.with_labels_of(sample)
+    pool = tuple(pictures.values())
     test: tuple[Sample, ...] = ()
     if test_fraction:
         pool, test = divide(pool, key, test_fraction, seed)

@@ -2,7 +2,8 @@
 
 Coordinates are taken as given. VOC's own files count pixels from 1 and include the last one, most tools that write
 the format today count from 0; a shift would be wrong for most data, and without it the error is one pixel.
-`difficult` objects are ordinary objects here; `crowd` is our own element for COCO's crowd regions.
+`difficult` objects are ordinary objects here, in training and in AP (VOC's own figures leave them out); `crowd` is our
+own element for COCO's crowd regions.
 """
 
 from __future__ import annotations
@@ -146,12 +147,15 @@ def _listed(root: Path, base: Path, problems: Problems) -> Iterator[_Entry]:
 
 
 def _names(base: Path, name: str) -> list[str]:
-    """The picture names of one list; VOC's class lists add 1, 0 or -1 after each."""
+    """The picture names of one list; VOC's class lists add 1, 0 or -1 after each, which a name may end in too."""
     path = base / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         return []
     lines = [line.strip() for line in read_text(path, MAX_LIST_BYTES).splitlines()]
-    return list(dict.fromkeys(re.sub(r"\s+(-1|0|1)$", "", line) for line in lines if line))
+    bare = ((line, re.sub(r"\s+(-1|0|1)$", "", line)) for line in lines if line)
+    annotations = base / "Annotations"
+    names = (line if line == short or is_file(annotations / f"{line}.xml") else short for line, short in bare)
+    return list(dict.fromkeys(names))
 
 
 def _try_parse(root: Path, path: Path, problems: Problems) -> _Annotation | None:

@@ -8,7 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from leandet.data.layout import SPLITS, Layout, split_of, split_of_folders
-from leandet.data.paths import CLASS_FILES, IMAGE_SUFFIXES, class_file, exists, inside, is_file, read_text, shown, walk
+from leandet.data.paths import (
+    CLASS_FILES,
+    IMAGE_SUFFIXES,
+    class_file,
+    exists,
+    inside,
+    is_file,
+    named_inside,
+    read_text,
+    shown,
+    walk,
+)
 from leandet.data.problems import ProblemKind, Problems
 from leandet.data.raw import RawBox, RawDataset, RawImage, number, tidy
 from leandet.data.sample import Dataset, Sample
@@ -149,7 +160,7 @@ def _place(root: Path, here: Path, base: str, entry: str) -> Path | None:
     while bare.startswith("../"):
         bare = bare[3:]
     for path in (here / base / entry, here / entry, here / bare, root / bare):
-        found = inside(root, path)
+        found = named_inside(root, path)
         if found is not None and exists(found):
             return found
     return None
@@ -168,7 +179,7 @@ def _from_list(root: Path, path: Path, problems: Problems) -> Iterator[Path]:
         entry = text.strip().replace("\\", "/")
         if not entry:
             continue
-        found = [p for base in (path.parent, root) if (p := inside(root, base / entry)) is not None]
+        found = [p for base in (path.parent, root) if (p := named_inside(root, base / entry)) is not None]
         if found:
             yield next((p for p in found if is_file(p)), found[0])
         else:
@@ -182,8 +193,18 @@ def _from_folders(root: Path) -> Iterator[tuple[str, Path]]:
         yield "train" if split == "trainval" else split, path
 
 
+def _labels_of(root: Path, picture: Path) -> Path:
+    """The label file of a picture, perhaps missing: by its name, and where it is a link, else by what it leads to."""
+    own = _label_path(root, picture)
+    path = inside(root, picture)
+    if path is None or path == picture or own.is_file():
+        return own
+    other = _label_path(root, path)
+    return other if other.is_file() else own
+
+
 def _label_path(root: Path, picture: Path) -> Path:
-    """The label file of a picture: the nearest folder `images` becomes `labels`; else beside it."""
+    """Where labels go: the nearest folder `images` becomes `labels`; else beside the picture."""
     parts = list(picture.relative_to(root).parts)
     for at in range(len(parts) - 2, -1, -1):
         if parts[at].lower() in ("images", "jpegimages"):
@@ -200,7 +221,7 @@ def _image(root: Path, split: str, picture: Path, count: int, keypoints: int, pr
         message = "a link that points outside the data folder: the image is left out."
         problems.error(ProblemKind.OUTSIDE_ROOT, shown(root, picture), message)
         return RawImage(split, None, None, (), shown(root, picture), shown(root, picture))
-    labels = inside(root, _label_path(root, path))
+    labels = inside(root, _labels_of(root, picture))
     if labels is None or not is_file(labels):
         return RawImage(split, path, None, (), shown(root, path), shown(root, path))
     file = shown(root, labels)
@@ -245,7 +266,7 @@ def _box(words: Sequence[str], line: int, count: int, keypoints: int, where: str
 
 def _without_picture(root: Path, pictures: Sequence[Path], problems: Problems) -> Iterator[RawImage]:
     """Label files in the folders of label files that belong to no picture."""
-    paths = {_label_path(root, picture) for picture in pictures if picture.is_relative_to(root)}
+    paths = {_labels_of(root, picture) for picture in pictures if picture.is_relative_to(root)}
     others = {*CLASS_FILES, *(f"{split}.txt" for split in (*SPLITS, "valid"))}
     for folder in sorted({path.parent for path in paths}):
         for path in sorted(folder.glob("*.txt")):

@@ -11,6 +11,7 @@ from leandet.preprocess import Size
 
 STRIDE = 32  # the deepest feature: an input's sides are multiples of it
 MAX_SIDE = 4096
+MOST_CHANNELS = 4096  # of neck and head: a file may not ask for any memory it likes
 TOP_K = 100  # COCO's metric counts 100 detections an image
 MOST_DETECTIONS = 10_000
 
@@ -64,7 +65,7 @@ class Spec:
         backbone: a name of `leandet.nets`.
         classes: number of classes, at least 1.
         size: the network's input, height and width in pixels, multiples of 32.
-        width: channels of the neck and head, at least 8.
+        width: channels of the neck and head, from 8 to 4,096.
         levels: strides of the feature maps that predict, `head.strides` or, for the lean head, some of them.
         head: what stands on the backbone.
         detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
@@ -84,8 +85,8 @@ class Spec:
         if self.classes < 1:
             raise UserError(f"classes must be at least 1, not {self.classes}.")
         check_size(self.size)
-        if self.width < 8:
-            raise UserError(f"width must be at least 8 channels, not {self.width}.")
+        if not 8 <= self.width <= MOST_CHANNELS:
+            raise UserError(f"width must be from 8 to {MOST_CHANNELS} channels, not {self.width}.")
         self.head.check_levels(self.levels)
         if not 1 <= self.detections <= MOST_DETECTIONS:
             raise UserError(f"detections must be from 1 to {MOST_DETECTIONS}, not {self.detections}.")

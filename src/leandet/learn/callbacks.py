@@ -1,7 +1,8 @@
-"""What happens beside the steps of a training: the bar, the averaged weights, the curves, the best weights kept."""
+"""Beside the steps of a training: the bar or its lines, the averaged weights, the curves, the best weights kept."""
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,29 @@ class Bar(RichProgressBar):
         """The figures shown, without the logger's version."""
         figures = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in figures.items() if name != "v_num"}
+
+
+class Lines(Callback):
+    """A line on standard error after each epoch: what a log file gets in place of the bar."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say what the epoch gave; validation, if any, ran before this."""
+        if not trainer.is_global_zero:
+            return
+        epoch, known = trainer.current_epoch + 1, trainer.callback_metrics
+        loss = f", loss {float(known['loss']):.3f}" if "loss" in known else ""
+        judged = "ap" in known and epoch % (trainer.check_val_every_n_epoch or 1) == 0
+        ap = f", AP {100 * float(known['ap']):.1f} % on the validation images" if judged else ""
+        seconds = time.perf_counter() - self._start
+        sys.stderr.write(f"epoch {epoch} of {trainer.max_epochs}{loss}{ap}, {seconds:.0f} s\n")
+        sys.stderr.flush()
 
 
 class Best(ModelCheckpoint):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from leandet.data.batch import Batch
-from leandet.learn.callbacks import Bar
+from leandet.learn.callbacks import Bar, Lines
 from leandet.learn.checkpoints import WholeCheckpoints
 from leandet.learn.processes import Processes
 from leandet.learn.recipe import Recipe
@@ -31,11 +32,14 @@ def trainer_for(
 
     Args:
         recipe: its epochs and the largest norm of its gradients.
-        callbacks: beside the progress bar.
+        callbacks: beside the progress bar, or its lines where nobody watches a terminal.
         evaluate_every: epochs between two measurements on the validation split.
         out: folder for the checkpoints and logs; None for neither.
     """
     processes = Processes.here()
+    watched = sys.stderr.isatty()  # a log file would show nothing of the bar
+    # Standard output is the answer's.
+    shown = Bar(leave=False, console_kwargs={"stderr": True}) if watched else Lines()
     logs = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,8 @@ def trainer_for(
             max_epochs=recipe.epochs,
             check_val_every_n_epoch=evaluate_every,
             gradient_clip_val=recipe.clip,
-            callbacks=[*callbacks, Bar(leave=False, console_kwargs={"stderr": True})],  # standard output: the answer's
+            callbacks=[*callbacks, shown],
+            enable_progress_bar=watched,
             plugins=[WholeCheckpoints()],
             logger=logs,
             log_every_n_steps=1_000_000,

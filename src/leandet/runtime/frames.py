@@ -32,7 +32,7 @@ def is_video(source: str) -> bool:
 
 
 def is_live(source: str) -> bool:
-    """Whether frames come at their own pace: a camera's number or a stream's address."""
+    """Whether frames may come at their own pace: a camera's number or an address."""
     return (source.isascii() and source.isdigit()) or source.lower().startswith(STREAMS)
 
 
@@ -70,8 +70,9 @@ class Frames:
     """
 
     def __init__(self, source: str, queue: int = QUEUE) -> None:
-        self.live = is_live(source)
         self._capture = _open(source)
+        # A film that lies on a server has a length, and waits like any file.
+        self.live = is_live(source) and not self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if math.isfinite(rate) and 1 <= rate <= 1000 else USUAL_RATE
         self.dropped = 0

@@ -41,7 +41,8 @@ def measure_fresh(path: Path, threads: int) -> Fresh:
     Raises:
         UserError: if the process fails or takes longer than five minutes.
     """
-    command = [sys.executable, "-m", "leandet.runtime.fresh", str(path), str(threads)]
+    # -P: a module in the folder that one works in must not stand for one of Python's.
+    command = [sys.executable, "-P", "-m", "leandet.runtime.fresh", str(path), str(threads)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_ALLOWED, check=True)
         return Fresh(**json.loads(done.stdout.splitlines()[-1]))

@@ -80,12 +80,13 @@ def detect_video(
         most: frames after which to stop; None for all.
 
     Raises:
-        UserError: if the source cannot be opened or gives no frame, or `out` cannot be written.
+        UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds another film
+            of that name.
     """
     name = Path(source).stem if Path(source).is_file() else "camera" if source.isdigit() else "stream"
     video, results = out / f"{name}.mp4", out / f"{name}.jsonl"
-    if Path(source).is_file() and video.exists() and video.samefile(source):
-        raise UserError(f"{source} would be overwritten by its drawing: save in another folder.")
+    if video.exists() and not results.exists():  # the source itself, or another recording: no drawing of ours
+        raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
     summary = VideoSummary(source, str(video), str(results), threshold)
     start = time.perf_counter()
     tracker = _Tracker(threshold) if track else None
