@@ -196,6 +196,12 @@ def test_a_resume_draws_ahead_the_views_of_its_own_epoch(data, tmp_path):
     assert whole.seen[0] != whole.seen[1]
 
 
+def test_the_last_epoch_is_measured_whatever_its_number(data, tmp_path):
+    _, outcome = run(data, tmp_path, 5, settling=0.0)  # of five epochs, each second is measured
+    assert ["ap" in row for row in outcome.curves] == [False, True, False, True, True]
+    assert outcome.best_ap == max(row["ap"] for row in outcome.curves if "ap" in row)
+
+
 def test_a_log_file_gets_a_line_for_each_epoch(data, tmp_path, capfd):
     """Nobody watches a terminal here: the bar would say nothing until the end."""
     _, outcome = run(data, tmp_path, 2, evaluations=1, settling=0.0)

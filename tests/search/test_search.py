@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -56,6 +57,7 @@ def model(folder, dataset):
 def quick(monkeypatch):
     monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
     monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(run, "ATTEMPTS", 1)
     monkeypatch.setattr(latency, "PROFILE_SECONDS", 0.1)
 
 
@@ -103,6 +105,38 @@ def test_a_search_from_end_to_end(model, dataset, folder, quick):
     search(dataclasses.replace(request, epochs=0), dataset, again.append)
     assert judged
     assert not [line for line in again if line.startswith("trial ")]  # all were finished
+
+
+@pytest.mark.slow
+def test_a_detector_within_the_budget_is_left_as_it_is(model, dataset, tmp_path, quick):
+    lines = []
+    found = search(Request(model, tmp_path, Budget(1e4), trials=5, threads=1, epochs=1), dataset, lines.append)
+    made, whole = (load_detector(path)[0] for path in (found.path, model))
+    assert made.spec == whole.spec
+    for (name, value), other in zip(made.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    assert len(found.trials) == 1
+    assert not [line for line in lines if "fine-tuning" in line]
+
+
+@pytest.mark.slow
+def test_a_search_that_its_time_stopped_goes_on(model, dataset, tmp_path, quick, monkeypatch):
+    limit = Budget(1e4, model.stat().st_size * 2 // 3)
+    request = Request(model, tmp_path, limit, trials=3, seconds=1e5, threads=1, strategy="random")
+    clock, lines = time.monotonic, []
+
+    def trials(said):
+        return [line.split(":")[0] for line in said if line.startswith("trial ")]
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 2e5 * bool(trials(lines)))  # over after the first trial
+    search(request, dataset, lines.append)
+    assert trials(lines) == ["trial 1 of 3"]
+    monkeypatch.setattr(time, "monotonic", clock)
+    again, once_more = [], []
+    assert len(search(request, dataset, again.append).trials) == 3
+    assert trials(again) == ["trial 2 of 3", "trial 3 of 3"]
+    search(request, dataset, once_more.append)
+    assert not [line for line in once_more if line.startswith(("trial ", "measuring finalist"))]
 
 
 @pytest.mark.slow

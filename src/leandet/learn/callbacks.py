@@ -53,6 +53,15 @@ class Lines(Callback):
         sys.stderr.flush()
 
 
+class LastMeasured(Callback):
+    """Sees to it that the last epoch, whose rate is the lowest, is measured, whatever its number."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Measure after this epoch if no other follows."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
 class Best(ModelCheckpoint):
     """Keeps the weights of the highest AP measured from some epoch on, counted from 0."""
 

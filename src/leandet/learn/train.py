@@ -14,7 +14,7 @@ from leandet.data.loader import EpochSampler, training_loader
 from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
-from leandet.learn.callbacks import Averaging, Best, Progress
+from leandet.learn.callbacks import Averaging, Best, LastMeasured, Progress
 from leandet.learn.checkpoints import check_fits, read_checkpoint
 from leandet.learn.fit import fit, trainer_for
 from leandet.learn.loss import Guide
@@ -165,4 +165,4 @@ def _callbacks(recipe: Recipe, out: Path, others: Sequence[Callback], choose_fro
     """In their order: the average is taken first, the checkpoints last."""
     last = ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1)
     stop = [EarlyStopping("ap", mode="max", patience=recipe.patience)] if recipe.patience else []
-    return [Averaging(recipe.ema_decay), *others, Best(out, choose_from), last, *stop]
+    return [Averaging(recipe.ema_decay), LastMeasured(), *others, Best(out, choose_from), last, *stop]

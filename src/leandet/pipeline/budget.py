@@ -51,6 +51,10 @@ TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
+PACE_EPOCHS = 3  # of a scout that is alone: it only says how long an epoch takes
+LEAST_SEARCH = 180.0  # seconds: setting up and some trials
+CLOCK, FINALS = 3, 14  # exports with a measurement that the search's start needs, and all that comes after its trials
+SMALLER_INPUTS = 2  # that the search may choose
 SURVEY, SCOUTS, PACE, SEARCH = "survey.json", "scouts", "pace.json", "search"
 
 
@@ -65,6 +69,11 @@ def remaining_seconds(work: Work) -> float:
         return float("inf")
     spent = sum(float(row["seconds"]) for row in work.done.values())
     return max(0.0, work.options.seconds - spent)
+
+
+def measuring_seconds(work: Work, times: int) -> float:
+    """What so many exports with a measurement will take, by those of the survey."""
+    return times * float(work.done["survey"]["seconds_for_measurement"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +110,35 @@ class Survey:
     def run(self, work: Work) -> dict[str, Any]:
         """Measure, choose, write `survey.json`."""
         names = [work.options.backbone] if work.options.backbone else _available(work)
+        start = time.perf_counter()
         found, measured = _measure(work, names)
+        each = (time.perf_counter() - start) / len(measured)
         shortlist = shortlisted(work, found)
         write_json(work.path(SURVEY), {"backbones": [asdict(one) for one in found], "measured": measured})
-        return {"path": SURVEY, "shortlist": [[a.backbone, a.side] for a in shortlist], "candidates": measured}
+        return {
+            "path": SURVEY,
+            "shortlist": [[a.backbone, a.side] for a in shortlist],
+            "seconds_for_measurement": each,
+            "candidates": measured,
+        }
 
 
 def _available(work: Work) -> list[str]:
     """The backbones that can be begun with; where weights are published they must be within reach."""
     if work.options.weights != "imagenet":
         return list(BACKBONES)
-    able, reason = [], ""
+    able, missing = [], {}
     for name in BACKBONES:
         try:
             begin(work, Architecture(name, SIDES[0]))
         except UserError as error:
-            reason = str(error)
+            missing[name] = str(error)
         else:
             able.append(name)
     if not able:
-        raise UserError(reason)
+        raise UserError(missing[BACKBONES[0]])
+    if missing:
+        work.tell(f"left out, for want of ImageNet weights (--weights none takes all): {', '.join(missing)}")
     return able
 
 
@@ -171,7 +189,8 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     """What is worth training, by the rule of `Survey`; the most promising first.
 
     Raises:
-        UserError: if the fastest of all is too slow to be pruned to the budget; it says how fast that is.
+        UserError: if the fastest of all is too slow to be pruned to the budget; it says how fast that is. What is only
+            too large goes on alone, the smallest file of all: the search says whether it can be cut so far.
     """
     budget, training = budget_of(work), work.dataset.splits["train"]
     largest = max(max(s.size.height, s.size.width) for s in training)
@@ -182,15 +201,16 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
         size = input_size(training, side)
         return size.height * size.width
 
-    fitting = []
+    fitting, nearly = [], []
     for one in found:
-        small = budget.bytes is None or one.bytes <= REACH**2 * budget.bytes  # parameters fall with widths squared
+        small = 1.0 if budget.bytes is None else budget.bytes * REACH**2 / one.bytes  # parameters: widths squared
         able = [side for side in sides if one.ms(area(side)) <= REACH * budget.ms]
-        if small and able:
+        if able and small >= 1:
             fitting.append((one.top1 * max(able) ** 0.5, Architecture(one.backbone, max(able))))
-    if fitting:
-        ranked = sorted(fitting, key=lambda pair: -pair[0])
-        return [architecture for _, architecture in ranked[:SHORTLIST]]
+        elif able:
+            nearly.append((small, Architecture(one.backbone, max(able))))
+    if best := sorted(fitting, key=lambda pair: -pair[0])[:SHORTLIST] or sorted(nearly, key=lambda pair: -pair[0])[:1]:
+        return [architecture for _, architecture in best]
     fastest = min(found, key=lambda one: one.ms(area(sides[0])))
     size, ms = input_size(training, sides[0]), fastest.ms(area(sides[0]))
     if ms > FARTHEST * budget.ms:
@@ -211,13 +231,17 @@ def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float)
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
     speeds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
-    epochs = max(1, round(min(SCOUT_EPOCHS * whole, allowed / sum(speeds))))
+    wanted = SCOUT_EPOCHS * whole if len(shortlist) > 1 else min(PACE_EPOCHS, whole)
+    epochs = max(1, round(min(wanted, allowed / sum(speeds))))
     write_json(note, {"speeds": speeds, "epochs": epochs})
     return speeds, epochs
 
 
 class Scout:
-    """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left."""
+    """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left.
+
+    A single one is trained for a few epochs, which say how long one takes.
+    """
 
     name = "scout"
 
@@ -227,16 +251,12 @@ class Scout:
         shortlist = [Architecture(*pair) for pair in work.done["survey"]["shortlist"]]
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
         allowed = SCOUTING * (work.options.seconds or float("inf"))
-        speeds, epochs = _pace(work, shortlist, whole, allowed)
-        scouts: list[dict[str, Any]] = []
-        if len(shortlist) > 1:
-            scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
-            best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
-            speed = scouts[best]["seconds_for_epoch"]
-        else:
-            best, speed = 0, speeds[0]
+        _, epochs = _pace(work, shortlist, whole, allowed)
+        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
+        best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
+        speed = scouts[best]["seconds_for_epoch"]
         ahead = TRAINING + SEARCHING + TUNING
-        left = remaining_seconds(work) - (time.perf_counter() - start)
+        left = remaining_seconds(work) - (time.perf_counter() - start) - measuring_seconds(work, CLOCK + FINALS)
         share = TRAINING / ahead * left / speed
         chosen = shortlist[best]
         return {
@@ -298,16 +318,19 @@ class Search:
 
     def run(self, work: Work) -> dict[str, Any]:
         """Search, fine-tune, describe the winner."""
-        options, left = work.options, remaining_seconds(work)
+        options = work.options
+        left = max(0.0, remaining_seconds(work) - measuring_seconds(work, FINALS))
         share = SEARCHING / (SEARCHING + TUNING)
-        most = max(1, (options.epochs or default_epochs(len(work.dataset.splits["train"]))) // 2)
+        whole = options.epochs or default_epochs(len(work.dataset.splits["train"]))
+        most = whole if options.seconds else max(1, whole // 2)  # without a limit, half of a training
         tuning = (1 - share) * left / work.done["scout"]["seconds_for_epoch"]
         request = Request(
             work.latest,
             work.path(SEARCH),
             budget_of(work),
             trials=TRIALS,
-            seconds=None if left == float("inf") else max(60.0, share * left),
+            seconds=None if left == float("inf") else max(LEAST_SEARCH, share * left),
+            smaller_inputs=SMALLER_INPUTS,
             epochs=int(max(1, min(most, tuning))),
             batch=options.batch,
             seed=options.seed,

@@ -97,6 +97,10 @@ class Options:
         if self.prune is not None and not 0 < self.prune < 1:
             raise UserError(f"prune is the share of multiply-adds to cut out, above 0 and below 1, not {self.prune:g}.")
 
+    def meets(self, p50_ms: float, size: int) -> bool:
+        """Whether a model of this latency and file size in bytes is within the budget; True without one."""
+        return self.budget_ms is None or Budget(self.budget_ms, self.max_bytes).excess(p50_ms, size) <= 0
+
     @property
     def architecture(self) -> Architecture:
         """What is trained where no budget chooses."""

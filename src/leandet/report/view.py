@@ -282,7 +282,8 @@ def _tradeoff(
         known = [
             ((ms, ap), f"{_row_name(row, i)}: AP {figures.precision(ap)}, {figures.milliseconds(ms)} ms")
             for i, row in enumerate(rows)
-            if (ms := figures.number(row.get("p50_ms"))) is not None
+            if row.get("runtime") != "torch"  # another engine's latency, not the budget's
+            and (ms := figures.number(row.get("p50_ms"))) is not None
             and (ap := figures.number(row.get("ap"))) is not None
         ]
         series.append(Series(name, [place for place, _ in known], joined, [text for _, text in known]))

@@ -32,7 +32,7 @@ from leandet.search.latency import Budget, Clock, wind
 from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Levels, Space
-from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, front, judged, open_study
+from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, finished, front, judged, open_study
 from leandet.search.supernet import Supernet
 
 MODEL, FRONT, CHART = "model.safetensors", "front.json", "front.svg"
@@ -106,24 +106,27 @@ def search(
     judge = Judge(space, dataset)
     stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
-    # Where the whole detector is within the budget nothing need be cut: it is the one trial.
-    wanted = request.trials if scene.over(space.whole) else 1
-    if request.judge is JudgedBy.SUPERNET and scene.over(space.whole):
+    # Where the whole detector is safely within the budget nothing need be cut: it is the one trial.
+    cut = replace(scene, budget=replace(request.budget, ms=SAFE * request.budget.ms)).over(space.whole)
+    wanted = request.trials if cut else 1
+    if request.judge is JudgedBy.SUPERNET and cut:
         deadline += _train_supernet(request, study, space, card, dataset, say)
 
     def told(number: int, trial: Trialled) -> None:
         say(_line(number, wanted, trial))
 
     known = study.user_attrs.get(SETTLED, {})
-    if known.get("wanted") == wanted:  # it was interrupted while it fine-tuned the winner
+    # It was interrupted while it fine-tuned the winner, or is done; one that its time had stopped goes on.
+    if known.get("wanted") == wanted and (known["finished"] >= wanted or not (request.out / MODEL).is_file()):
         outcome = _Outcome.from_json(known, judged(study, scene.over))
-        made = judge.calibrated(outcome.winner.candidate)
+        settled = outcome.winner.candidate
+        made = space.detector if settled == space.whole else judge.calibrated(settled)
     else:
         run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
         winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
         outcome = _Outcome(trials, winner, p50_ms, whole_ms)
-        study.set_user_attr(SETTLED, {"wanted": wanted, **outcome.to_json()})
+        study.set_user_attr(SETTLED, {"wanted": wanted, "finished": finished(study), **outcome.to_json()})
     return _finish(request, dataset, card, space, made, outcome, say)
 
 
@@ -249,8 +252,7 @@ def _settle(
     finalists: list[_Settled] = []
     for trial in ranked[:FINALISTS]:
         say(f"measuring finalist {len(finalists) + 1}: trial {trial.number}")
-        candidate = _measured_fit(scene, stopwatch, trial.levels)
-        detector = judge.calibrated(candidate)
+        candidate, detector = _finalist(scene, judge, stopwatch, trial)
         settled = replace(trial, candidate=candidate)
         finalists.append(_Settled(settled, detector, judge.ap(detector)))
     whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists)).rows
@@ -265,6 +267,17 @@ def _settle(
         )
     best, row = max(met, key=lambda pair: pair[0].ap)
     return replace(best.trial, ap=best.ap, latency_ms=row.p50_ms), best.detector, row.p50_ms, whole.p50_ms
+
+
+def _finalist(scene: Scene, judge: Judge, stopwatch: Stopwatch, trial: Trialled) -> tuple[Candidate, Detector]:
+    """What is made of a trial; the whole detector, trained as it is, where that is within the budget when measured."""
+    space, whole = scene.space, scene.space.whole
+    if trial.candidate == whole:
+        row = stopwatch(space.detector).rows[0]
+        if replace(scene.budget, ms=SAFE * scene.budget.ms).excess(row.p50_ms, row.bytes) <= 0:
+            return whole, space.detector
+    candidate = _measured_fit(scene, stopwatch, trial.levels)
+    return candidate, judge.calibrated(candidate)
 
 
 def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candidate:

@@ -198,12 +198,12 @@ class Space:
 
 
 def input_sizes(size: Size, smaller: int) -> tuple[Size, ...]:
-    """An input size and some smaller ones of its shape: the longer side 32 px less each, the shorter rounded up."""
+    """An input size and some smaller ones of about its shape: the longer side 32 px less each, the shorter as near."""
     longest = max(size.height, size.width)
     found: list[Size] = []
     for step in range(smaller + 1):
         ratio = (longest - step * STRIDE) / longest
-        sides = [max(1, math.ceil(side * ratio / STRIDE - 1e-9)) * STRIDE for side in (size.height, size.width)]
+        sides = [max(1, round(side * ratio / STRIDE)) * STRIDE for side in (size.height, size.width)]
         if step == 0 or (max(sides) >= SMALLEST_SIDE and Size(*sides) not in found):
             found.append(Size(*sides))
     return tuple(found)

@@ -221,6 +221,12 @@ class Worker:
         raise optuna.TrialPruned
 
 
+def finished(study: Study) -> int:
+    """How many of a study's trials are over and count: judged, a copy of one that was, or refused."""
+    over = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return sum(ASIDE not in trial.user_attrs for trial in over)
+
+
 def judged(study: Study, over: Callable[[Candidate], bool]) -> list[Trialled]:
     """Every structure that was judged, once each, in the order of the trials."""
     found = []
