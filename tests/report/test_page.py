@@ -16,6 +16,7 @@ from leandet.report import page
 from leandet.report.chart import Axis, Series, draw, picture
 from leandet.report.figures import change, kilobytes, milliseconds, plain, seconds
 from leandet.report.page import CurvePoint, Picture, write_report
+from leandet.report.view import look
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -250,3 +251,22 @@ def test_figures() -> None:
     assert (worse.text, worse.tone) == ("−0.100", "worse")
     assert same.tone == "same"
     assert change(1, 0, relative=True) is None
+
+
+def test_two_engines_latencies_are_no_step(tmp_path: Path) -> None:
+    """A build measures training's result in PyTorch, and the export where it will run."""
+    stages = [
+        {"name": "train", "runtime": "torch", "ap": 0.84, "p50_ms": 777.0},
+        {"name": "export", "runtime": "onnxruntime", "ap": 0.84, "p50_ms": 111.0},
+        {"name": "quantize", "runtime": "onnxruntime", "ap": 0.84, "p50_ms": 55.5},
+    ]
+    path = write_report({"stages": stages, "chosen": stages[-1], "budget_ms": 60.0}, CURVES, [], tmp_path)
+    _, text = _read(path)
+    assert "train, torch" in text
+    assert "export, onnxruntime" in text
+    assert "−86 %" not in text
+    assert "−50 %" in text
+    chart = look({"stages": stages, "chosen": stages[-1]}, CURVES).tradeoff
+    assert chart is not None
+    assert "777" not in chart.svg
+    assert "111" in chart.svg

@@ -217,7 +217,9 @@ def _table(rows: list[dict[str, object]], *, changes: bool, chosen: object = Non
     columns = [c for c in _COLUMNS if changes or any(figures.number(row.get(c[1])) is not None for row in rows)]
     made = []
     for index, row in enumerate(rows):
-        before = rows[index - 1] if changes and index else {}
+        before = dict(rows[index - 1]) if changes and index else {}
+        if before.get("runtime") != row.get("runtime"):
+            before.pop("p50_ms", None)  # two engines, not a step
         cells = [
             Cell(
                 heading,
@@ -232,7 +234,8 @@ def _table(rows: list[dict[str, object]], *, changes: bool, chosen: object = Non
 
 
 def _row_name(row: dict[str, object], index: int) -> str:
-    return next((str(row[key]) for key in ("name", "path") if row.get(key)), f"number {index + 1}")
+    name = next((str(row[key]) for key in ("name", "path") if row.get(key)), f"number {index + 1}")
+    return f"{name}, {row['runtime']}" if row.get("runtime") else name
 
 
 def _bar(name: str, ap: object) -> Bar:
