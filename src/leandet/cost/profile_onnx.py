@@ -24,6 +24,7 @@ REORDERS = ("ReorderInput", "ReorderOutput")
 KERNEL = "_kernel_time"
 CHAIN, CHAIN_CALLS = 128, 60
 MAX_COLD = 2.0  # times that an event may cost of what it costs in the chain
+LEAST_OWN = 0.1  # of a recorded time is the operation's own at least: one that ran cannot have taken nothing
 
 
 class OnnxEngine:
@@ -64,7 +65,7 @@ class OnnxEngine:
         found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep)
         extra = median(quietest(slower, keep)) - median(quietest(plain, keep))
         own = event_cost(self.threads).here(extra / max(1, len(found)))
-        durations = {name: max(0.0, ms - own) for name, ms in found.items()}
+        durations = {name: max(LEAST_OWN * ms, ms - own) for name, ms in found.items()}
         steps = [
             Step(node.name, node.op_type, *self._trace(node, known), durations[node.name])
             for known in [_Tracer(self.graph, plan)]
