@@ -135,7 +135,7 @@ def _print_result(result: Result) -> None:
     table = Table(title=f"AP on the {results['chosen']['split']} split", title_style="", box=None, pad_edge=False)
     table.add_column("stage, measured in", no_wrap=True)
     for name in ("AP %", "AP50 %", "NMS AP %", "p50 ms", "kB", "params M", "madds M", "took s"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)  # within 80 characters
     for row in results["stages"]:
         table.add_row(
             f"{row['name']}, {row['runtime']}",
