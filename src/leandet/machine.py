@@ -72,7 +72,7 @@ def lacks_int8_dot() -> bool:
     try:
         words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
     except OSError:
-        return False  # not known: most x86 processors made since 2021 have it
+        return False  # not known: taken to have it
     return not {"avx512_vnni", "avx_vnni"} & set(words)
 
 

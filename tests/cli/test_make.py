@@ -301,6 +301,16 @@ def test_a_path_that_the_system_refuses(leandet, exported, model):
     refused(leandet("eval", "a" * 300 + ".onnx", model), "File name too long")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_unicode_are_printed(labelled, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(labelled, folder)
+    command = [sys.executable, "-m", "leandet.cli.app", "data", "check", folder, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"] == str(folder.resolve())
+
+
 def test_an_interrupt_has_its_exit_code(leandet, monkeypatch, shapes, tmp_path):
     def interrupt(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt

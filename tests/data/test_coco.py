@@ -8,7 +8,9 @@ import pytest
 
 from leandet.data.problems import ProblemKind
 from leandet.data.read import read
+from leandet.data.sample import Sample
 from leandet.errors import UserError
+from leandet.preprocess import Size
 
 from .conftest import coco, jpeg, write
 
@@ -169,3 +171,11 @@ def test_the_area_is_the_object_s_where_it_is_stated(root: Path) -> None:
     write(root / "a.json", coco([image(1)], [box(k, 1, (k, 2, 30, 40), **more) for k, more in enumerate(areas)]))
     (sample,) = read(root, make_splits=False)[0].splits["train"]
     np.testing.assert_array_equal(sample.areas, [700.5, 1200, 1200, 1200])
+
+
+def test_areas_belong_to_boxes(root: Path) -> None:
+    boxes = np.array([[0, 0, 2, 3], [0, 0, 4, 5]], np.float32)
+    rest = (np.zeros(2, np.int64), np.zeros(2, np.bool_), "")
+    np.testing.assert_array_equal(Sample(root, Size(9, 9), boxes, *rest).areas, [6, 20])
+    with pytest.raises(ValueError, match="1 areas for 2 boxes"):
+        Sample(root, Size(9, 9), boxes, *rest, np.ones(1, np.float32))

@@ -246,7 +246,8 @@ def test_no_training_images(data, tmp_path):
 
 def test_no_object_to_validate_on(data, tmp_path):
     dataset, _ = read(data)
-    empty = tuple(replace(s, boxes=s.boxes[:0], labels=s.labels[:0], crowd=s.crowd[:0]) for s in dataset.splits["val"])
+    none = {name: getattr(dataset.splits["val"][0], name)[:0] for name in ("boxes", "labels", "crowd", "areas")}
+    empty = tuple(replace(s, **none) for s in dataset.splits["val"])
     detector = Detector(Spec("mobilenet_v2_035", len(dataset.classes), SIZE, width=16))
     with pytest.raises(UserError, match="no image of the validation split has a box"):
         train(detector, dataset.splits["train"], empty, dataset.classes, recipe(1), tmp_path)

@@ -75,6 +75,8 @@ def test_the_time_allowed_binds_the_epochs_asked_for(tmp_path):
 
 def test_a_size_belongs_to_the_budget(tmp_path):
     options = work_of(tmp_path, max_bytes=1000).options
+    assert options.in_time(4.0)
+    assert not options.in_time(4.1)
     assert options.meets(4.0, 1000)
     assert not options.meets(4.1, 1000)
     assert not options.meets(4.0, 1001)
@@ -197,6 +199,7 @@ def test_a_file_that_missed_the_budget_is_measured_again(built, options, monkeyp
     lines = []
     results = pipeline.build(dataclasses.replace(options, out=moved), resume=True, tell=lines.append).results
     assert (results["met"], results["chosen"]["p50_ms"]) == (True, 2.0)
+    assert results["chosen"]["measured_p50_ms"] == [3e4, 1.5e4, 2.0]
     assert [line for line in lines if "over the budget" in line] == [
         f"measured {ms:.2f} ms, over the budget: measuring again" for ms in (3e4, 1.5e4)
     ]

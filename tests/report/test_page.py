@@ -270,3 +270,5 @@ def test_two_engines_latencies_are_no_step(tmp_path: Path) -> None:
     assert chart is not None
     assert "777" not in chart.svg
     assert "111" in chart.svg
+    alone = {"stages": stages[:2], "chosen": stages[1]}  # one latency where it runs: no chart to look at
+    assert look(alone, CURVES).tradeoff is None

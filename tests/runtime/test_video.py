@@ -129,6 +129,8 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
     assert pictures[0].shape == (96, 160, 3)
     assert sorted(p.name for p in out.iterdir()) == ["film.jsonl", "film.mp4"]
     assert detect_video(runtime, runtime.card.classes, str(film), out, 0.5, most=3).frames == 3
+    with pytest.raises(UserError, match=r"film\.mp4 would be overwritten"):  # the source, whatever lies beside it
+        detect_video(runtime, runtime.card.classes, str(out / "film.mp4"), out, 0.5)
     (out / "film.jsonl").unlink()  # now the .mp4 could be anybody's
     with pytest.raises(UserError, match=r"film\.mp4 would be overwritten"):
         detect_video(runtime, runtime.card.classes, str(film), out, 0.5)

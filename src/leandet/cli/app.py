@@ -69,9 +69,8 @@ def main() -> None:
     Exit codes: 0 done, 1 our fault (with a traceback to send us), 2 the person's input (one sentence on standard
     error), 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does of itself
     try:
         app()
     except UserError as error:

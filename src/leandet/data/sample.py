@@ -37,8 +37,10 @@ class Sample:
     areas: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
-        if len(self.areas) != len(self.boxes):
+        if not len(self.areas):
             object.__setattr__(self, "areas", (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1, dtype=np.float32))
+        if len(self.areas) != len(self.boxes):
+            raise ValueError(f"{len(self.areas)} areas for {len(self.boxes)} boxes.")
 
     def with_labels_of(self, other: Sample) -> Sample:
         """The same picture with what another sample of it adds; boxes that both have count once."""

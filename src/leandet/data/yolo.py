@@ -76,8 +76,12 @@ def read_yolo(root: Path, yaml: Path | None, problems: Problems) -> RawDataset:
     if not pictures:
         pictures = list(_from_lists(root, problems)) or list(_from_folders(root))
     keypoints = _keypoint_values(yaml, settings)
-    images = [_image(root, split, path, len(classes), keypoints, problems) for split, path in pictures]
-    unmatched = list(_without_picture(root, [path for _, path in pictures], problems))
+    labels = [_labels_of(root, path) for _, path in pictures]
+    images = [
+        _image(root, split, path, own, len(classes), keypoints, problems)
+        for (split, path), own in zip(pictures, labels, strict=True)
+    ]
+    unmatched = list(_without_picture(root, set(labels), problems))
     dropped = problems.by_kind().get(ProblemKind.UNKNOWN_CLASS, 0)
     if dropped and not any(image.boxes for image in images):
         raise UserError(
@@ -215,13 +219,16 @@ def _label_path(root: Path, picture: Path) -> Path:
     return picture.with_suffix(".txt")
 
 
-def _image(root: Path, split: str, picture: Path, count: int, keypoints: int, problems: Problems) -> RawImage:
+def _image(
+    root: Path, split: str, picture: Path, named: Path, count: int, keypoints: int, problems: Problems
+) -> RawImage:
+    """One picture with the labels that lie, perhaps, at `named`."""
     path = inside(root, picture)
     if path is None:
         message = "a link that points outside the data folder: the image is left out."
         problems.error(ProblemKind.OUTSIDE_ROOT, shown(root, picture), message)
         return RawImage(split, None, None, (), shown(root, picture), shown(root, picture))
-    labels = inside(root, _labels_of(root, picture))
+    labels = inside(root, named)
     if labels is None or not is_file(labels):
         return RawImage(split, path, None, (), shown(root, path), shown(root, path))
     file = shown(root, labels)
@@ -264,9 +271,8 @@ def _box(words: Sequence[str], line: int, count: int, keypoints: int, where: str
     return None
 
 
-def _without_picture(root: Path, pictures: Sequence[Path], problems: Problems) -> Iterator[RawImage]:
-    """Label files in the folders of label files that belong to no picture."""
-    paths = {_labels_of(root, picture) for picture in pictures if picture.is_relative_to(root)}
+def _without_picture(root: Path, paths: set[Path], problems: Problems) -> Iterator[RawImage]:
+    """Label files in the folders of the pictures' label files `paths` that are none of them."""
     others = {*CLASS_FILES, *(f"{split}.txt" for split in (*SPLITS, "valid"))}
     for folder in sorted({path.parent for path in paths}):
         for path in sorted(folder.glob("*.txt")):

@@ -30,6 +30,13 @@ class Bar(RichProgressBar):
         return {name: value for name, value in figures.items() if name != "v_num"}
 
 
+def _figures(trainer: lightning.Trainer) -> dict[str, float]:
+    """The losses of the epoch that ends, and its APs where it was measured."""
+    measured = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+    kinds = ("loss", "ap") if measured else ("loss",)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+
+
 class Lines(Callback):
     """A line on standard error after each epoch: what a log file gets in place of the bar."""
 
@@ -44,12 +51,13 @@ class Lines(Callback):
         """Say what the epoch gave; validation, if any, ran before this."""
         if not trainer.is_global_zero:
             return
-        epoch, known = trainer.current_epoch + 1, trainer.callback_metrics
-        loss = f", loss {float(known['loss']):.3f}" if "loss" in known else ""
-        judged = "ap" in known and epoch % (trainer.check_val_every_n_epoch or 1) == 0
-        ap = f", AP {100 * float(known['ap']):.1f} % on the validation images" if judged else ""
+        figures = _figures(trainer)
+        ap = f", AP {100 * figures['ap']:.1f} % on the validation images" if "ap" in figures else ""
         seconds = time.perf_counter() - self._start
-        sys.stderr.write(f"epoch {epoch} of {trainer.max_epochs}{loss}{ap}, {seconds:.0f} s\n")
+        sys.stderr.write(
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, loss {figures['loss']:.3f}{ap}, "
+            f"{seconds:.0f} s\n"
+        )
         sys.stderr.flush()
 
 
@@ -180,14 +188,10 @@ class Progress(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the epoch's figures; validation, if any, ran before this."""
-        epoch = trainer.current_epoch + 1
-        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss")}
-        if epoch % (trainer.check_val_every_n_epoch or 1) == 0:
-            figures |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("ap")}
         self.curves.append(
             {
-                "epoch": epoch,
-                **figures,
+                "epoch": trainer.current_epoch + 1,
+                **_figures(trainer),
                 "learning_rate": float(trainer.optimizers[0].param_groups[-1]["lr"]),
                 "seconds": time.perf_counter() - self._epoch_start,
                 "loading_seconds": self._loading,

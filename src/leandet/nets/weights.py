@@ -46,8 +46,8 @@ class TorchvisionWeights:
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
             cache = Path(torch.hub.get_dir()) / "checkpoints"
             raise UserError(
-                f"could not download {weights.url} ({error}): "
-                f"fetch it elsewhere and put it into {cache}, or give a safetensors file instead."
+                f"could not download {weights.url} ({error}): fetch it elsewhere and put it into {cache}, "
+                "or give a safetensors file instead, or none to begin from nothing."
             ) from error
         return tensors
 

@@ -221,20 +221,19 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     return [Architecture(fastest.backbone, sides[0])]
 
 
-def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> tuple[list[float], int]:
-    """Seconds for an epoch of each, and the epochs of every scout: measured once, so that a resume treats all alike."""
+def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> int:
+    """The epochs of every scout, by a step of each: chosen once, so that a resume treats all alike."""
     note = work.path(SCOUTS) / PACE
     if work.resume and note.is_file():
         try:
-            known = json.loads(note.read_text(encoding="utf-8"))
-            return [float(speed) for speed in known["speeds"]], int(known["epochs"])
+            return int(json.loads(note.read_text(encoding="utf-8"))["epochs"])
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
-    speeds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
+    together = sum(seconds_for_epoch(work, architecture) for architecture in shortlist)
     wanted = SCOUT_EPOCHS * whole if len(shortlist) > 1 else min(PACE_EPOCHS, whole)
-    epochs = max(1, round(min(wanted, allowed / sum(speeds))))
-    write_json(note, {"speeds": speeds, "epochs": epochs})
-    return speeds, epochs
+    epochs = max(1, round(min(wanted, allowed / together)))
+    write_json(note, {"epochs": epochs})
+    return epochs
 
 
 class Scout:
@@ -251,7 +250,7 @@ class Scout:
         shortlist = [Architecture(*pair) for pair in work.done["survey"]["shortlist"]]
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
         allowed = SCOUTING * (work.options.seconds or float("inf"))
-        _, epochs = _pace(work, shortlist, whole, allowed)
+        epochs = _pace(work, shortlist, whole, allowed)
         scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
         best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
         speed = scouts[best]["seconds_for_epoch"]

@@ -97,9 +97,13 @@ class Options:
         if self.prune is not None and not 0 < self.prune < 1:
             raise UserError(f"prune is the share of multiply-adds to cut out, above 0 and below 1, not {self.prune:g}.")
 
+    def in_time(self, p50_ms: float) -> bool:
+        """Whether a latency is within the budget; True without one."""
+        return self.budget_ms is None or p50_ms <= self.budget_ms
+
     def meets(self, p50_ms: float, size: int) -> bool:
-        """Whether a model of this latency and file size in bytes is within the budget; True without one."""
-        return self.budget_ms is None or Budget(self.budget_ms, self.max_bytes).excess(p50_ms, size) <= 0
+        """Whether a latency and a file size in bytes are within the budget; True without one."""
+        return self.in_time(p50_ms) and (self.max_bytes is None or size <= self.max_bytes)
 
     @property
     def architecture(self) -> Architecture:

@@ -290,7 +290,7 @@ def _tradeoff(
             and (ap := figures.number(row.get("ap"))) is not None
         ]
         series.append(Series(name, [place for place, _ in known], joined, [text for _, text in known]))
-    if sum(len(one.points) for one in series) < 2:
+    if len({place for one in series for place in one.points}) < 2:
         return None
     svg = draw("AP against latency", series, Axis("p50 latency, ms", from_zero=True), Axis("AP"), budget)
     return Curves("AP against latency", svg, [one.name if one.points else "" for one in series])

@@ -85,7 +85,8 @@ def detect_video(
     """
     name = Path(source).stem if Path(source).is_file() else "camera" if source.isdigit() else "stream"
     video, results = out / f"{name}.mp4", out / f"{name}.jsonl"
-    if video.exists() and not results.exists():  # the source itself, or another recording: no drawing of ours
+    own = video.exists() and Path(source).is_file() and video.samefile(source)
+    if own or (video.exists() and not results.exists()):  # the source, or another recording: no drawing of ours
         raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
     summary = VideoSummary(source, str(video), str(results), threshold)
     start = time.perf_counter()

@@ -37,6 +37,10 @@ class Budget:
         if self.bytes is not None and self.bytes < 1:
             raise UserError(f"the largest size must be above 0 bytes, not {self.bytes}.")
 
+    def part(self, share: float) -> Budget:
+        """The same with a share of the time."""
+        return replace(self, ms=share * self.ms)
+
     def excess(self, ms: float, size: int) -> float:
         """By what share the worse of the two exceeds the budget; 0 or less where both are within."""
         return max(ms / self.ms, size / self.bytes if self.bytes else 0.0) - 1

@@ -107,9 +107,9 @@ def search(
     stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
     # Where the whole detector is safely within the budget nothing need be cut: it is the one trial.
-    cut = replace(scene, budget=replace(request.budget, ms=SAFE * request.budget.ms)).over(space.whole)
-    wanted = request.trials if cut else 1
-    if request.judge is JudgedBy.SUPERNET and cut:
+    must_cut = replace(scene, budget=request.budget.part(SAFE)).over(space.whole)
+    wanted = request.trials if must_cut else 1
+    if request.judge is JudgedBy.SUPERNET and must_cut:
         deadline += _train_supernet(request, study, space, card, dataset, say)
 
     def told(number: int, trial: Trialled) -> None:
@@ -117,7 +117,7 @@ def search(
 
     known = study.user_attrs.get(SETTLED, {})
     # It was interrupted while it fine-tuned the winner, or is done; one that its time had stopped goes on.
-    if known.get("wanted") == wanted and (known["finished"] >= wanted or not (request.out / MODEL).is_file()):
+    if known.get("wanted") == wanted and (known.get("finished", 0) >= wanted or not (request.out / MODEL).is_file()):
         outcome = _Outcome.from_json(known, judged(study, scene.over))
         settled = outcome.winner.candidate
         made = space.detector if settled == space.whole else judge.calibrated(settled)
@@ -255,7 +255,9 @@ def _settle(
         candidate, detector = _finalist(scene, judge, stopwatch, trial)
         settled = replace(trial, candidate=candidate)
         finalists.append(_Settled(settled, detector, judge.ap(detector)))
-    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists)).rows
+    detectors = {id(one): one for one in (scene.space.detector, *(one.detector for one in finalists))}
+    times = dict(zip(detectors, stopwatch(*detectors.values()).rows, strict=True))  # each exported once
+    whole, rows = times[id(scene.space.detector)], [times[id(one.detector)] for one in finalists]
     met = [
         (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
     ]
@@ -274,7 +276,7 @@ def _finalist(scene: Scene, judge: Judge, stopwatch: Stopwatch, trial: Trialled)
     space, whole = scene.space, scene.space.whole
     if trial.candidate == whole:
         row = stopwatch(space.detector).rows[0]
-        if replace(scene.budget, ms=SAFE * scene.budget.ms).excess(row.p50_ms, row.bytes) <= 0:
+        if scene.budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
             return whole, space.detector
     candidate = _measured_fit(scene, stopwatch, trial.levels)
     return candidate, judge.calibrated(candidate)
@@ -283,7 +285,7 @@ def _finalist(scene: Scene, judge: Judge, stopwatch: Stopwatch, trial: Trialled)
 def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candidate:
     """The widest structure of a point's proportions that meets the budget when measured, or the last one tried."""
     budget, clock = scene.budget, scene.clock
-    aim = replace(budget, ms=AIM * budget.ms)
+    aim = budget.part(AIM)
     best, best_ms = None, 0.0
     tried: list[Candidate] = []
     for _ in range(ATTEMPTS):
@@ -292,7 +294,7 @@ def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candida
             break
         tried.append(candidate)
         row = stopwatch(scene.space.cut(candidate)).rows[0]
-        if best_ms < row.p50_ms and replace(budget, ms=SAFE * budget.ms).excess(row.p50_ms, row.bytes) <= 0:
+        if best_ms < row.p50_ms and budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
             best, best_ms = candidate, row.p50_ms
         if best_ms >= CLOSE * budget.ms:
             break

@@ -127,6 +127,17 @@ def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet")
     return study
 
 
+def counted(study: Study) -> list[FrozenTrial]:
+    """The trials that are or will be an answer."""
+    trials = study.get_trials(deepcopy=False, states=_ALIVE)
+    return [trial for trial in trials if ASIDE not in trial.user_attrs]
+
+
+def finished(study: Study) -> int:
+    """How many trials are over and count: judged, a copy of one that was, or refused."""
+    return sum(trial.state is not TrialState.RUNNING for trial in counted(study))
+
+
 @dataclass(slots=True)
 class Worker:
     """Runs trials of a study until there are enough; any number of workers may share a study.
@@ -165,24 +176,19 @@ class Worker:
             while time.monotonic() < self.deadline:
                 optuna.storages.fail_stale_trials(self.study)
                 waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-                counted = self._counted()
-                if waiting or len(counted) < self.trials:
+                known = counted(self.study)
+                if waiting or len(known) < self.trials:
                     self.study.optimize(self._objective, n_trials=1)
-                elif any(trial.state is TrialState.RUNNING for trial in counted):
+                elif any(trial.state is TrialState.RUNNING for trial in known):
                     time.sleep(PATIENCE)
                 else:
                     break
-        if not any(t.state is TrialState.COMPLETE for t in self._counted()):
+        if not any(t.state is TrialState.COMPLETE for t in counted(self.study)):
             refused = [t.user_attrs[REFUSED] for t in self.study.get_trials(deepcopy=False) if REFUSED in t.user_attrs]
             raise UserError(refused[0] if refused else "there was no time for a single trial: allow more --time.")
 
-    def _counted(self) -> list[FrozenTrial]:
-        """The trials that are or will be an answer."""
-        trials = self.study.get_trials(deepcopy=False, states=_ALIVE)
-        return [trial for trial in trials if ASIDE not in trial.user_attrs]
-
     def _objective(self, trial: Trial) -> tuple[float, float]:
-        before = [t for t in self._counted() if t.number < trial.number]
+        before = [t for t in counted(self.study) if t.number < trial.number]
         if len(before) >= self.trials:  # another worker was faster
             self._set_aside(trial)
         levels = {name: trial.suggest_int(name, low, high) for name, (low, high) in self.scene.space.dimensions.items()}
@@ -219,12 +225,6 @@ class Worker:
     def _set_aside(self, trial: Trial) -> None:
         trial.set_user_attr(ASIDE, True)
         raise optuna.TrialPruned
-
-
-def finished(study: Study) -> int:
-    """How many of a study's trials are over and count: judged, a copy of one that was, or refused."""
-    over = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return sum(ASIDE not in trial.user_attrs for trial in over)
 
 
 def judged(study: Study, over: Callable[[Candidate], bool]) -> list[Trialled]:
