@@ -155,10 +155,16 @@ def test_profiling_leaves_the_network_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_times_are_medians_within_the_profilers_microsecond():
-    events = [{"cat": "Node", "name": "a_kernel_time", "dur": d} for d in (900, 3, 3, 3, 4)]
-    events.append({"cat": "Session", "name": "model_run", "dur": 1})
-    assert kernel_times(events, skip=1) == {"a": pytest.approx(3.667e-3, rel=1e-3)}
+def test_times_are_means_over_the_quiet_calls_and_add_up():
+    """Of five calls the first warms up and two are disturbed, each at another operation."""
+    durations = {"a": (900, 3, 40, 4, 3), "b": (900, 7, 6, 7, 80), "inner": (1, 1)}
+    events = [
+        {"cat": "Node", "name": f"{name}_kernel_time", "dur": one} for name, all_ in durations.items() for one in all_
+    ]
+    events += [{"cat": "Session", "name": "model_run", "dur": 1}] * 5
+    times = kernel_times(events, skip=1, keep=0.5)
+    assert times == {"a": pytest.approx(4.0e-3), "b": pytest.approx(7.5e-3)}
+    assert sum(times.values()) == pytest.approx((3 + 7 + 4 + 7 + 2) / 2 / 1e3)
 
 
 def test_blocks_and_common_modules():

@@ -218,7 +218,7 @@ def _print(model: str, found: Profile) -> None:
         "multiply-\nadds M",
         "memory\naccess MB",
         "FLOP/\nbyte",
-        "median\nms",
+        "ms",
         "share\n%",
         "GFLOP/s",
         "GB/s",

@@ -46,7 +46,7 @@ class Layer:
         parameters, multiply_adds, activations, memory_access_bytes: the counter's sums over its operations.
         traffic_bytes: bytes that the fused step must read and write, its inner tensors left out; of the types that the
             runtime's graph holds, so that an 8-bit tensor counts a quarter of a float32 one.
-        ms: median milliseconds.
+        ms: mean milliseconds over the quieter half of the calls.
     """
 
     module: str

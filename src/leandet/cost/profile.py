@@ -36,7 +36,7 @@ class Profile:
     """A network's measured profile.
 
     Attributes:
-        measured_ms: median time of a whole call without any profiler, in milliseconds.
+        measured_ms: mean time of a whole call without any profiler over the quieter half of the calls, in milliseconds.
         layers: in the order in which they run; their costs sum to the counter's.
         roof: what the machine can do in this runtime with these threads.
         runtime, version, threads: with which it was measured.

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,22 @@ import onnx
 import onnxruntime
 
 from leandet.cost.graph import Graph, Node
-from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, clock_for, quietest, random_input, take_turns, typical
+from leandet.cost.steps import (
+    QUIET_HALF,
+    WARM_UP_CALLS,
+    Measured,
+    Step,
+    clock_for,
+    quiet_means,
+    quietest,
+    random_input,
+    take_turns,
+)
 from leandet.engines import onnx_options
 
 NCHWC = "_nchwc"  # ONNX Runtime names a convolution in its blocked layout after the tensor that it made, plus this
 REORDERS = ("ReorderInput", "ReorderOutput")
-KERNEL = "_kernel_time"
+KERNEL, CALL = "_kernel_time", "model_run"  # what the profiler calls an operation and a whole call
 CHAIN, CHAIN_CALLS = 128, 60
 MAX_COLD = 2.0  # times that an event may cost of what it costs in the chain
 LEAST_OWN = 0.1  # of a recorded time is the operation's own at least: one that ran cannot have taken nothing
@@ -42,7 +52,7 @@ class OnnxEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
         """See `Engine.measure`."""
         content = self.graph.model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="leandet-profile-") as folder:
@@ -63,7 +73,8 @@ class OnnxEngine:
             events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
             plan = onnx.load(optimised, load_external_data=False)
         found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep)
-        extra = median(quietest(slower, keep)) - median(quietest(plain, keep))
+        whole_ms = fmean(quietest(plain, keep))
+        extra = fmean(quietest(slower, keep)) - whole_ms
         own = event_cost(self.threads).here(extra / max(1, len(found)))
         durations = {name: max(LEAST_OWN * ms, ms - own) for name, ms in found.items()}
         steps = [
@@ -72,7 +83,7 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(median(quietest(plain, keep)), tuple(steps), len(plain))
+        return Measured(whole_ms, tuple(steps), len(plain))
 
     def _element_types(self) -> list[int]:
         return [v.type.tensor_type.elem_type for v in self.graph.model.graph.input if v.name in self.graph.inputs]
@@ -89,16 +100,17 @@ def open_session(content: bytes, options: onnxruntime.SessionOptions) -> onnxrun
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def kernel_times(events: list[dict[str, Any]], skip: int, keep: float = 1.0) -> dict[str, float]:
-    """Median milliseconds of each node over the calls after the first `skip`, of which the quietest share counts.
+def kernel_times(events: list[dict[str, Any]], skip: int, keep: float = QUIET_HALF) -> dict[str, float]:
+    """Mean milliseconds of each node over the calls after the first `skip`, of which the quietest share counts.
 
-    The profiler cuts times to whole microseconds, so the median is interpolated within the microsecond.
+    A node inside another's subgraph may run any number of times in a call; its time lies in that of the node around it.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            found[event["name"].removesuffix(KERNEL)].append(event["dur"] + 0.5)
-    return typical({name: times[skip:] for name, times in found.items() if len(times) > skip}, keep)
+            found[event["name"].removesuffix(KERNEL)].append((event["dur"] + 0.5) / 1e3)  # cut to whole microseconds
+    calls = sum(event["name"] == CALL for event in events)
+    return quiet_means({name: times[skip:] for name, times in found.items() if len(times) == calls}, keep)
 
 
 @dataclass(frozen=True, slots=True)

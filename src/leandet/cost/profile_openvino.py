@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from statistics import median
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
 
 from leandet.cost.graph import Graph
-from leandet.cost.steps import WARM_UP_CALLS, Measured, Step, quietest, random_input, take_turns, typical
+from leandet.cost.steps import (
+    QUIET_HALF,
+    ROUNDS,
+    WARM_UP_CALLS,
+    Measured,
+    Step,
+    calls_a_round,
+    clock_for,
+    quiet_means,
+    random_input,
+)
 from leandet.engines import openvino_settings
 
 ORIGINAL = "originalLayersNames"  # the plan's note of the layers fused into a step
+IN_TURN = 6  # calls
 UNTRACED = frozenset({"Parameter", "Const", "Constant", "Input", "Output", "Result"})
 
 
@@ -33,43 +45,61 @@ class OpenvinoEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
         """See `Engine.measure`."""
         import openvino
 
         core = openvino.Core()
         model = core.read_model(self.graph.model.SerializeToString())
-        plain = core.compile_model(model, "CPU", openvino_settings(self.threads)).create_infer_request()
-        counting = core.compile_model(model, "CPU", {**openvino_settings(self.threads), "PERF_COUNT": True})
-        request = counting.create_infer_request()
+        settings = openvino_settings(self.threads)
+        plain = core.compile_model(model, "CPU", settings).create_infer_request()
         feed = {
             name: random_input(self.graph.shape(name), onnx.helper.tensor_dtype_to_np_dtype(elem).type)
             for name, elem in self._inputs()
         }
-        times: dict[str, list[float]] = defaultdict(list)
-        kinds: dict[str, str] = {}
 
-        def recorded() -> None:
-            request.infer(feed)
+        def whole() -> None:
+            plain.infer(feed, share_inputs=True)
+
+        for _ in range(WARM_UP_CALLS):
+            whole()
+        calls = calls_a_round(whole, seconds, self.threads)
+        rounds: dict[str | None, list[float]] = defaultdict(list)
+        kinds: dict[str, str] = {}
+        for _ in range(ROUNDS):
+            # Compiled anew, as its counters know only the mean of all calls since then.
+            counting = core.compile_model(model, "CPU", {**settings, "PERF_COUNT": True})
+            request = counting.create_infer_request()
+            rounds[None].append(self._round(whole, partial(request.infer, feed, share_inputs=True), calls))
             for item in request.profiling_info:
                 if item.node_type in UNTRACED:
                     continue
-                # A step shorter than a microsecond counts as run in some calls and not in others: its time is in all.
-                times[item.node_name].append(item.real_time.total_seconds() * 1e6)
+                # Cut to whole microseconds. A step shorter than one counts as run in some calls only, and is in all.
+                rounds[item.node_name].append(item.real_time.total_seconds() * 1e3 + 0.0005)
                 if item.status == item.Status.EXECUTED:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
+        means = quiet_means(rounds, keep)
+        steps = self._steps(counting.get_runtime_model(), means, kinds)
+        return Measured(means[None], tuple(steps), calls * ROUNDS)
 
-        whole, _ = take_turns(lambda: plain.infer(feed), recorded, seconds, self.threads)
-        # the counters cut to whole microseconds
-        medians = typical({name: [t + 0.5 for t in kept[WARM_UP_CALLS:]] for name, kept in times.items()}, keep)
-        steps = self._steps(counting.get_runtime_model(), medians, kinds)
-        return Measured(median(quietest(whole, keep)), tuple(steps), len(whole))
+    def _round(self, plain: Callable[[], object], counted: Callable[[], object], calls: int) -> float:
+        """Mean milliseconds of a plain call; a few of either kind take turns: the machine's speed changes in seconds."""
+        clock, taken = clock_for(self.threads), 0.0
+        for done in range(0, calls, IN_TURN):
+            some = min(IN_TURN, calls - done)
+            start = clock()
+            for _ in range(some):
+                plain()
+            taken += clock() - start
+            for _ in range(some):
+                counted()
+        return taken / calls * 1e3
 
     def _inputs(self) -> list[tuple[str, int]]:
         values = self.graph.model.graph.input
         return [(v.name, v.type.tensor_type.elem_type) for v in values if v.name in self.graph.inputs]
 
-    def _steps(self, plan: Any, times: dict[str, float], kinds: dict[str, str]) -> list[Step]:
+    def _steps(self, plan: Any, times: Mapping[str | None, float], kinds: dict[str, str]) -> list[Step]:
         steps = []
         for op in plan.get_ordered_ops():
             name = op.get_friendly_name()

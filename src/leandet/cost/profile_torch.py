@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 
 from leandet.cost.count import Counter, Row
 from leandet.cost.layers import Layer
-from leandet.cost.steps import WARM_UP_CALLS, take_turns
+from leandet.cost.steps import QUIET_HALF, WARM_UP_CALLS, quiet_means, quietest, take_turns
 from leandet.nets.mode import untouched
 
 
@@ -41,7 +41,7 @@ class TorchEngine:
         """Time the network for about so many seconds.
 
         Returns:
-            Median milliseconds of a call, the layers, and the timed calls.
+            Mean milliseconds of a call in the quieter half of the calls, the layers, and the timed calls.
         """
         runs: list[_Clock] = []
 
@@ -58,9 +58,10 @@ class TorchEngine:
                 whole, _ = take_turns(lambda: self.module(self.example), profiled, seconds, self.threads)
         finally:
             torch.set_num_threads(before)
-        timed = [clock.milliseconds for clock in runs[WARM_UP_CALLS:]]
-        layers = [_layer(row, times) for row, times in zip(runs[0].rows, zip(*timed, strict=True), strict=True)]
-        return median(whole), layers, len(whole)
+        timed = zip(*(clock.milliseconds for clock in runs[WARM_UP_CALLS:]), strict=True)
+        means = quiet_means(dict(enumerate(timed)), QUIET_HALF)
+        layers = [_layer(row, means[place]) for place, row in enumerate(runs[0].rows)]
+        return fmean(quietest(whole, QUIET_HALF)), layers, len(whole)
 
 
 class _Clock(Counter):  # type: ignore[no-untyped-call]
@@ -93,7 +94,7 @@ class _Clock(Counter):  # type: ignore[no-untyped-call]
         return result
 
 
-def _layer(row: Row, times: Sequence[float]) -> Layer:
+def _layer(row: Row, ms: float) -> Layer:
     return Layer(
         module=row.module,
         modules=(row.module,),
@@ -105,5 +106,5 @@ def _layer(row: Row, times: Sequence[float]) -> Layer:
         activations=row.activations,
         memory_access_bytes=row.memory_access_bytes,
         traffic_bytes=row.memory_access_bytes,
-        ms=median(times),
+        ms=ms,
     )

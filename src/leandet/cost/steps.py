@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median_grouped
-from typing import Protocol
+from statistics import fmean
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ import numpy.typing as npt
 ROUNDS = 8  # whole calls and profiled calls take turns, so that a slow minute strikes both alike
 WARM_UP_CALLS = 3
 LEAST_CALLS = 24
+MOST_CALLS = 400  # a round
+QUIET_HALF = 0.5
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Step:
         kernel: what the engine runs, in its own words.
         anchors: nodes of the graph whose outputs it makes. Empty for a layout reorder.
         near: for a reorder, the node whose output it moves.
-        ms: median time in milliseconds.
+        ms: mean time in milliseconds over the calls that count.
     """
 
     name: str
@@ -40,7 +44,7 @@ class Measured:
     """An engine's timing of a network.
 
     Attributes:
-        whole_ms: median time of a call without the profiler, milliseconds.
+        whole_ms: mean time of a call without the profiler over the calls that count, milliseconds.
         steps: in the order in which they run; steps that took no time of their own are left out.
         calls: timed calls, without the profiler and as many with it.
     """
@@ -62,12 +66,12 @@ class Engine(Protocol):
     version: str
     threads: int
 
-    def measure(self, seconds: float, keep: float = 1.0) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
         """Time the network for about so many seconds.
 
         Args:
             seconds: altogether.
-            keep: share of the calls that count, the fastest ones: below 1 where other programs disturb.
+            keep: share of the calls that count, the fastest ones: other programs disturb the rest.
         """
         ...
 
@@ -77,16 +81,19 @@ def quietest(times: Sequence[float], keep: float) -> list[float]:
     return sorted(times)[: max(1, round(keep * len(times)))]
 
 
-def typical(microseconds: Mapping[str, Sequence[float]], keep: float) -> dict[str, float]:
-    """Median milliseconds of each step over its fastest times.
+def quiet_means(times: Mapping[K, Sequence[float]], keep: float) -> dict[K, float]:
+    """Mean time of each step over the fastest calls, or rounds of calls.
 
-    The median is interpolated within the whole microsecond to which engines cut.
+    Means over the same calls add up to these calls' mean. Medians do not: a disturbance strikes other steps in each
+    call, so that no step's median shows it, and every call's time does.
 
     Args:
-        microseconds: of each step, one for each call.
-        keep: share of the times that count.
+        times: of each step, one for each call, the same calls in the same order.
+        keep: share of the calls that count.
     """
-    return {name: median_grouped(quietest(times, keep), 1) / 1e3 for name, times in microseconds.items()}
+    totals = [sum(call) for call in zip(*times.values(), strict=True)]
+    quiet = sorted(range(len(totals)), key=totals.__getitem__)[: max(1, round(keep * len(totals)))]
+    return {step: fmean(taken[call] for call in quiet) for step, taken in times.items()}
 
 
 def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) -> npt.NDArray[np.generic]:
@@ -106,6 +113,15 @@ def clock_for(threads: int) -> Callable[[], float]:
     return time.process_time if threads == 1 else time.perf_counter
 
 
+def calls_a_round(call: Callable[[], object], seconds: float, threads: int) -> int:
+    """How many calls, and as many profiled ones, fill one of the rounds that take `seconds` altogether."""
+    clock = clock_for(threads)
+    start = clock()
+    call()
+    once = clock() - start
+    return min(MOST_CALLS, max(LEAST_CALLS // ROUNDS, round(seconds / (2 * ROUNDS) / max(once, 1e-6))))
+
+
 def take_turns(
     whole: Callable[[], object], profiled: Callable[[], object], seconds: float, threads: int
 ) -> tuple[list[float], list[float]]:
@@ -118,11 +134,7 @@ def take_turns(
     for _ in range(WARM_UP_CALLS):
         whole()
         profiled()
-    start = clock()
-    whole()
-    once = clock() - start
-    calls = max(LEAST_CALLS // ROUNDS, round(seconds / (2 * ROUNDS) / max(once, 1e-6)))
-    calls = min(calls, 400)
+    calls = calls_a_round(whole, seconds, threads)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for call, kept in zip((whole, profiled), times, strict=True):
