@@ -83,7 +83,7 @@ class OpenvinoEngine:
         return Measured(means[None], tuple(steps), calls * ROUNDS)
 
     def _round(self, plain: Callable[[], object], counted: Callable[[], object], calls: int) -> float:
-        """Mean milliseconds of a plain call; a few of either kind take turns: the machine's speed changes in seconds."""
+        """Mean milliseconds of a plain call; few of either kind take turns: the machine's speed changes in seconds."""
         clock, taken = clock_for(self.threads), 0.0
         for done in range(0, calls, IN_TURN):
             some = min(IN_TURN, calls - done)
