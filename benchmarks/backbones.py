@@ -25,7 +25,7 @@ from leandet import nets
 from leandet.atomic import write_text
 from leandet.cost.count import count
 from leandet.cost.profile_onnx import open_session
-from leandet.engines import onnx_options
+from leandet.engines import onnx_options, settle
 from leandet.exporter import IMAGES, exported
 from leandet.report.chart import Axis, Series, picture
 
@@ -67,6 +67,7 @@ def latencies(names: list[str], size: int, threads: int, folder: Path) -> dict[s
     times: dict[str, list[float]] = defaultdict(list)
     for turn in range(ROUNDS + 1):
         for name, session in sessions.items():
+            settle(threads)
             for _ in range(CALLS):
                 start = time.perf_counter()
                 session.run(None, {IMAGES: image})

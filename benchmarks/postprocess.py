@@ -217,7 +217,7 @@ def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     steps = {}
     for name, module in (("whole", Deployed(detector)), ("undecided", Undecided(detector))):
         content = exported(module.eval(), torch.from_numpy(image)).SerializeToString()
-        options = onnx_options(threads)
+        options = onnx_options(threads, spinning=False)  # the two take turns call by call
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         steps[name] = bound(session, image)
     measured = in_turns(steps, rounds)

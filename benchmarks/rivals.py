@@ -44,7 +44,7 @@ from record import DOCS, fill, load, save, table
 from leandet.atomic import write_text
 from leandet.data.image import load_image
 from leandet.detections import Detections
-from leandet.engines import onnx_options
+from leandet.engines import onnx_options, settle
 from leandet.machine import busy_cores
 from leandet.metrics import suppress
 from leandet.preprocess import Image, Placement, Size, letterbox
@@ -289,11 +289,12 @@ def gather(asked: argparse.Namespace) -> list[Contender]:
     return contenders
 
 
-def measure(contenders: list[Contender], images: list[Image], seconds: float) -> None:
+def measure(contenders: list[Contender], images: list[Image], seconds: float, threads: int) -> None:
     """Take turns, so that a slow moment strikes all alike; the order moves on each round."""
     order = list(contenders)
     for turn in range(ROUNDS + 1):
         for contender in order:
+            settle(threads)
             contender.call(images[0])  # untimed: brings its weights back into the caches
             end = time.perf_counter() + seconds / ROUNDS
             calls = 0
@@ -357,7 +358,7 @@ def main() -> None:
         images = [load_image(path) for path in asked.images[:64]] if asked.images else [photograph_like()]
         busy = busy_cores()
         cv2.setNumThreads(asked.threads)
-        measure(contenders, images, asked.seconds)
+        measure(contenders, images, asked.seconds, asked.threads)
         rows = [contender.row() for contender in contenders]
         fixed = {"threads": asked.threads, "photographs": len(images), "busy_cores_before": busy, "given": GIVEN}
         save("rivals", {**fixed, "rows": rows})

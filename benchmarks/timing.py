@@ -13,7 +13,7 @@ from torch import nn
 
 from leandet.cost.profile import EngineName
 from leandet.cost.steps import clock_for, quietest
-from leandet.engines import onnx_options, openvino_settings
+from leandet.engines import onnx_options, openvino_settings, settle
 
 Call = Callable[[], object]
 KEEP = 1 / 3  # of a network's calls count, the fastest: other programs disturb the rest
@@ -68,6 +68,7 @@ def in_turns(calls: Sequence[Call], threads: int, *, rounds: int = 12, seconds: 
     try:
         for _ in range(rounds):
             for run, kept in zip(calls, times, strict=True):
+                settle(threads)
                 run()  # brings its weights back into the caches
                 end = clock() + seconds / rounds
                 for done in range(1000):

@@ -1,22 +1,25 @@
-"""How each engine is asked to run a detector: one call at a time, in float32, idle threads not spinning.
+"""How each engine is asked to run a detector: one call at a time, in float32.
 
 What runs a model and what measures one must ask alike, or the measurement is of something else.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnxruntime
 
+SETTLE_SECONDS = 0.1  # ONNX Runtime's threads look for work for about 0.06 s after a call before they sleep
 
-def onnx_options(threads: int, *, spinning: bool = False) -> onnxruntime.SessionOptions:
+
+def onnx_options(threads: int, *, spinning: bool = True) -> onnxruntime.SessionOptions:
     """ONNX Runtime's options.
 
     Args:
         threads: for one call.
-        spinning: let idle threads spin for the next piece of work.
+        spinning: see `leandet.runtime.onnx.open_onnx`.
     """
     import onnxruntime
 
@@ -26,6 +29,16 @@ def onnx_options(threads: int, *, spinning: bool = False) -> onnxruntime.Session
     options.log_severity_level = 3  # its warnings on optimisation are not the user's business
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     return options
+
+
+def settle(threads: int) -> None:
+    """Wait until the threads of a network that ran before are asleep, so that they do not disturb the next one.
+
+    Args:
+        threads: of one call; with one there are no idle threads to wait for.
+    """
+    if threads > 1:
+        time.sleep(SETTLE_SECONDS)
 
 
 def openvino_settings(threads: int) -> dict[str, object]:

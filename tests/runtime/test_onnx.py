@@ -62,6 +62,12 @@ def test_threads_and_spinning_are_set(make_onnx, picture, threads, spinning):
     assert len(runtime(picture(40, 40, (1, 1, 20, 20)))) == 2
 
 
+def test_threads_spin_unless_they_are_told_not_to(make_onnx):
+    for runtime in (open_onnx(make_onnx(), 2), open_runtime(make_onnx(), 2)):
+        options = runtime._session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+
+
 def test_threads_left_out_are_all_usable_cores(make_onnx):
     assert open_runtime(make_onnx()).threads >= 1
 

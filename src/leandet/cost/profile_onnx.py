@@ -38,7 +38,7 @@ LEAST_OWN = 0.1  # of a recorded time is the operation's own at least: one that 
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, with idle threads not spinning, as `leandet.runtime.onnx` opens it.
+    """ONNX Runtime on the CPU, as `leandet.runtime.onnx` opens it.
 
     Args:
         graph: the network; every size fixed.
@@ -161,7 +161,7 @@ def event_cost(threads: int) -> EventCost:
 
 
 def _unoptimised(threads: int) -> onnxruntime.SessionOptions:
-    options = onnx_options(threads)
+    options = onnx_options(threads, spinning=False)  # nothing in the chain is worth a second thread
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

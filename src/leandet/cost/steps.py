@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from leandet.engines import settle
+
 ROUNDS = 8  # whole calls and profiled calls take turns, so that a slow minute strikes both alike
 WARM_UP_CALLS = 3
 LEAST_CALLS = 24
@@ -138,6 +140,7 @@ def take_turns(
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for call, kept in zip((whole, profiled), times, strict=True):
+            settle(threads)
             for _ in range(calls):
                 start = clock()
                 call()

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from leandet.engines import settle
 from leandet.errors import UserError
 from leandet.machine import BUSY_CORES, busy_cores, describe_machine
 from leandet.preprocess import Image
@@ -161,7 +162,7 @@ def bench(
     fresh: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> BenchReport:
-    """Measure models against each other, in turns, with idle threads not spinning.
+    """Measure models against each other, in turns.
 
     Args:
         paths: model files.
@@ -226,6 +227,8 @@ def _measure(contenders: Sequence[_Contender], pictures: list[list[Image]], seco
     order = list(zip(contenders, turns, strict=True))
     for _ in range(ROUNDS):
         for contender, batches in order:
+            if len(order) > 1:
+                settle(contender.runtime.threads)
             contender.call(next(batches))  # untimed: brings its weights back into the caches
             end = time.perf_counter() + seconds / ROUNDS
             while True:
