@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from leandet import pipeline
+from leandet import nets, pipeline
 from leandet.data.read import read
 from leandet.data.sample import Dataset, Sample
 from leandet.data.shapes import draw_shapes
@@ -18,7 +20,7 @@ from leandet.errors import UserError
 from leandet.pipeline import Options, budget, stages
 from leandet.pipeline.budget import Surveyed, shortlisted
 from leandet.pipeline.options import Architecture
-from leandet.pipeline.stages import Work
+from leandet.pipeline.stages import Work, begin
 from leandet.preprocess import Size
 from leandet.search import latency, run
 
@@ -37,8 +39,13 @@ def surveyed(name="mobilenet_v2", at_320=8.0, size=9_000_000, top1=72.0):
 
 
 def test_the_largest_input_within_reach_is_taken(tmp_path):
-    # 1.6 * 4 ms = 6.4 ms: (side / 320)^2 * 7 ms <= 5.4 ms up to 281 px
+    # 1 ms stays, three fifths of the rest: (side / 320)^2 * 0.6 * 7 ms <= 3 ms up to 270 px
     assert shortlisted(work_of(tmp_path), [surveyed()]) == [Architecture("mobilenet_v2", 256)]
+
+
+def test_what_layers_cost_however_narrow_they_are_is_not_pruned(tmp_path):
+    deep = Surveyed("mobilenet_v2", 3.7, 3 / 320**2, 9_000_000, 72.0)  # 0.6 * 3 ms * (side / 320)^2 <= 0.3 ms: 130 px
+    assert shortlisted(work_of(tmp_path), [deep]) == [Architecture("mobilenet_v2", 128)]
 
 
 def test_no_input_is_larger_than_the_photographs_need(tmp_path):
@@ -50,6 +57,24 @@ def test_accuracy_and_resolution_rank(tmp_path):
     ranked = [a.backbone for a in shortlisted(work_of(tmp_path), found)]
     assert ranked == ["mobilenet_v3_small", "mobilenet_v2", "squeezenet1_1"]  # 67 * 416^.5 > 72 * 256^.5
     assert len(shortlisted(work_of(tmp_path), [*found, surveyed("shufflenet_v2_x1_0")])) == 3
+
+
+def test_a_folder_of_weights_says_which_backbones_there_are(tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    work = work_of(tmp_path, weights=str(folder))
+    with pytest.raises(UserError, match=r"needs a folder with NAME\.safetensors"):
+        budget._available(work)
+    (folder / "unknown.safetensors").touch()
+    for name in ("shufflenet_v2_x0_5", "mobilenet_v1_050"):
+        save_file(nets.create(name).state_dict(), folder / f"{name}.safetensors")
+    assert sorted(budget._available(work)) == ["mobilenet_v1_050", "shufflenet_v2_x0_5"]
+    detector, source = begin(work, Architecture("mobilenet_v1_050", 64))
+    assert source == "mobilenet_v1_050.safetensors"
+    kept = load_file(folder / source)
+    assert all(torch.equal(value, kept[name]) for name, value in detector.backbone.state_dict().items())
+    with pytest.raises(UserError, match=r"the folder has no mobilenet_v2\.safetensors"):
+        begin(work, Architecture("mobilenet_v2", 64))
 
 
 def test_what_is_asked_for_is_not_chosen_anew(tmp_path):

@@ -56,7 +56,10 @@ def build_command(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="The backbone's start: imagenet, none, or a safetensors file; imagenet if left out."),
+        typer.Option(
+            help="The backbone's start: imagenet, none, a safetensors file, or a folder with NAME.safetensors of each; "
+            "imagenet if left out."
+        ),
     ] = None,
     size: Annotated[
         int | None,

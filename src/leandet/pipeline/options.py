@@ -41,7 +41,7 @@ class Options:
         data: folder or file in COCO, VOC or YOLO layout.
         out: folder for everything that is made.
         backbone: a name of `leandet.nets`; None chooses by the budget, or takes MobileNetV2 without one.
-        weights: `imagenet`, `none`, or the path of a safetensors file for the backbone.
+        weights: `imagenet`, `none`, the path of the backbone's safetensors file, or of a folder with one for each.
         size: longest side of the network's input in pixels, a multiple of 32; None chooses by the budget, or takes 320.
         width: channels of neck and head.
         epochs: passes over the training split; None chooses by the number of images.

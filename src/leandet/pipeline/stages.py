@@ -200,7 +200,10 @@ def teaching(options: Options, classes: tuple[str, ...], levels: tuple[int, ...]
 
 
 def load_backbone(detector: Detector, weights: str) -> str:
-    """Fill the backbone from `imagenet`, `none` or a safetensors file; returns what was used, for the card.
+    """Fill the backbone from `imagenet`, `none`, a safetensors file or a folder of them, each named after its backbone.
+
+    Returns:
+        What was used, for the card.
 
     Raises:
         UserError: if the weights cannot be had or do not fit.
@@ -211,10 +214,21 @@ def load_backbone(detector: Detector, weights: str) -> str:
         load_weights(detector.backbone, DEFAULT)
         return str(detector.backbone.pretrained)
     path = Path(weights)
+    if path.is_dir():
+        path = weights_file(path, detector.spec.backbone)
+        if not path.is_file():
+            raise UserError(
+                f"--weights {weights}: the folder has no {path.name}; put it there, or choose another backbone."
+            )
     if not path.is_file():
-        raise UserError(f"--weights must be imagenet, none or a safetensors file; there is no file {weights}.")
+        raise UserError(f"--weights must be imagenet, none, a safetensors file or a folder of them, not {weights}.")
     load_weights(detector.backbone, path)
     return path.name
+
+
+def weights_file(folder: Path, backbone: str) -> Path:
+    """Where a folder of weights has a backbone's."""
+    return folder / f"{backbone.replace(':', '-')}.safetensors"
 
 
 class Export:
