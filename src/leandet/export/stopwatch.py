@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from dataclasses import dataclass, replace
+import weakref
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from leandet.card import Card
 from leandet.detector.detector import Detector
@@ -13,9 +16,12 @@ from leandet.export.graph import folded
 from leandet.runtime.bench import BenchReport, bench
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Stopwatch:
     """Measures detectors as they will run: exported, photograph in, boxes out.
+
+    How long a detector takes does not depend on what its weights are, and an export takes longer than a measurement. So
+    a structure is exported once for as long as the stopwatch lives, and measured as often as it is asked for.
 
     Attributes:
         card: of the detectors' model.
@@ -30,6 +36,13 @@ class Stopwatch:
     threads: int | None
     seconds: float
     to: str = "onnx"
+    _folder: Path = field(init=False, repr=False, compare=False)
+    _known: list[dict[str, Any]] = field(init=False, repr=False, compare=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="leandet-"))
+        object.__setattr__(self, "_folder", folder)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def __call__(self, *detectors: Detector) -> BenchReport:
         """A row for each detector, measured in turns.
@@ -37,9 +50,14 @@ class Stopwatch:
         Raises:
             UserError: if the target's engine is not installed or does not take the network.
         """
+        return bench([self._file(one) for one in detectors], self.threads, self.images, seconds=self.seconds)
+
+    def _file(self, detector: Detector) -> Path:
+        """The exported detector, or an earlier one of the same structure."""
         suffix, write = WRITERS[self.to]
-        with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
-            paths = [Path(scratch) / f"{number}{suffix}" for number in range(len(detectors))]
-            for path, detector in zip(paths, detectors, strict=True):
-                write(folded(detector), replace(self.card, spec=detector.spec), path)
-            return bench(paths, self.threads, self.images, seconds=self.seconds)
+        asked = detector.spec.to_json()
+        if asked not in self._known:
+            path = self._folder / f"{len(self._known)}{suffix}"
+            write(folded(detector), replace(self.card, spec=detector.spec), path)
+            self._known.append(asked)
+        return self._folder / f"{self._known.index(asked)}{suffix}"

@@ -55,6 +55,7 @@ TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
+SCOUT_EVALUATIONS = 2  # each costs about half an epoch
 PACE_EPOCHS = 3  # of a scout that is alone: it only says how long an epoch takes
 LEAST_SEARCH = 180.0  # seconds: setting up and some trials
 CLOCK, FINALS = 3, 14  # exports with a measurement that the search's start needs, and all that comes after its trials
@@ -312,7 +313,7 @@ def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, A
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
         return known
     detector, _ = begin(work, architecture)
-    outcome = teach(work, detector, epochs, folder)
+    outcome = teach(work, detector, epochs, folder, SCOUT_EVALUATIONS)
     row = _stopwatch(work, detector.spec, SURVEY_SECONDS)(detector).rows[0]
     found = {
         "name": f"{architecture}, {outcome.epochs} epochs",

@@ -171,11 +171,16 @@ def begin(work: Work, architecture: Architecture) -> tuple[Detector, str]:
     return detector, load_backbone(detector, options.weights)
 
 
-def teach(work: Work, detector: Detector, epochs: int, folder: Path) -> Outcome:
-    """Train a detector in place by the build's options."""
+def teach(work: Work, detector: Detector, epochs: int, folder: Path, evaluations: int | None = None) -> Outcome:
+    """Train a detector in place by the build's options; `evaluations` measurements of AP instead of the recipe's."""
     options, dataset = work.options, work.dataset
     make = Recipe.from_nothing if options.weights == "none" else Recipe
-    recipe = replace(make(epochs=epochs, batch=options.batch, seed=options.seed), scale_penalty=options.scale_penalty)
+    recipe = make(epochs=epochs, batch=options.batch, seed=options.seed)
+    recipe = replace(
+        recipe,
+        scale_penalty=options.scale_penalty,
+        evaluations=evaluations or recipe.evaluations,
+    )
     if options.threads:
         torch.set_num_threads(options.threads)
     return train(

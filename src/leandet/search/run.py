@@ -255,9 +255,7 @@ def _settle(
         candidate, detector = _finalist(scene, judge, stopwatch, trial)
         settled = replace(trial, candidate=candidate)
         finalists.append(_Settled(settled, detector, judge.ap(detector)))
-    detectors = {id(one): one for one in (scene.space.detector, *(one.detector for one in finalists))}
-    times = dict(zip(detectors, stopwatch(*detectors.values()).rows, strict=True))  # each exported once
-    whole, rows = times[id(scene.space.detector)], [times[id(one.detector)] for one in finalists]
+    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists)).rows
     met = [
         (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
     ]
