@@ -52,7 +52,7 @@ def leandet(monkeypatch, capsys):
 def model(tmp_path_factory):
     """A detector with scores and boxes that depend on the picture, untrained."""
     torch.manual_seed(0)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), Size(64, 64), width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), Size(64, 64), width=16))
     generator = np.random.default_rng(0)
     with torch.no_grad():
         for tower in detector.head.classify:
@@ -209,7 +209,7 @@ def test_nothing_to_resume(leandet, shapes, tmp_path):
 
 
 def test_a_model_of_other_classes(leandet, labelled, tmp_path):
-    detector = Detector(Spec("mobilenet_v2_035", 2, Size(64, 64), width=16))
+    detector = Detector(Spec("mobilenet_v1_025", 2, Size(64, 64), width=16))
     save_detector(detector, Card(("cat", "dog"), detector.spec), tmp_path / "pets.safetensors")
     refused(leandet("eval", tmp_path / "pets.safetensors", labelled, "--split", "val"), "classes are not those of")
 

@@ -37,7 +37,7 @@ def files(tmp_path_factory):
     """A model and labelled images."""
     root = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), Size(64, 64), width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), Size(64, 64), width=16))
     save_detector(detector, Card(CLASSES, detector.spec), root / "m.safetensors")
     return root / "m.safetensors", draw_shapes(root / "shapes", train=4, val=2, side=96)
 

@@ -78,7 +78,7 @@ def test_detect_refuses_a_bad_threshold_and_a_missing_model(model, photo, tmp_pa
 
 
 def test_detect_runs_safetensors_too(photo, tmp_path):
-    spec = Spec("mobilenet_v2_035", 1, Size(64, 64), width=16)
+    spec = Spec("mobilenet_v1_025", 1, Size(64, 64), width=16)
     path = tmp_path / "m.safetensors"
     save_detector(Detector(spec), Card(("thing",), spec), path)
     result = _run("detect", path, photo, "--save", tmp_path / "out", "--threshold", 0, "--threads", 2, "--json")

@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.manual_seed(0)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), Size(64, 64), width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), Size(64, 64), width=16))
     recalibrate(detector, [torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)])
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_detector(detector, Card(CLASSES, detector.spec), path)

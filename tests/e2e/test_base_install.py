@@ -36,7 +36,7 @@ def clean(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    spec = Spec("mobilenet_v2_035", 2, Size(64, 64), width=16)
+    spec = Spec("mobilenet_v1_025", 2, Size(64, 64), width=16)
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
     export(Detector(spec).eval(), Card(("cat", "dog"), spec), path, images)

@@ -145,7 +145,7 @@ def quick():
             (stages, "BENCH_SECONDS", 0.2),
             (budget, "SURVEY_SECONDS", 0.1),
             (budget, "TRIALS", 4),
-            (budget, "BACKBONES", ("mobilenet_v1_025", "shufflenet_v2_x0_5")),
+            (budget, "BACKBONES", ("mobilenet_v1_025", "mobilenet_v1_050")),
             (budget, "SIDES", (64, 96)),
             (budget, "SMALLEST", 64),
             (run, "TIMED_SECONDS", 0.1),

@@ -32,7 +32,7 @@ def quick():
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp("build")
     data = draw_shapes(root / "shapes", train=12, val=6, side=96)
-    return Options(data, root / "out", "mobilenet_v2_035", "none", size=64, width=16, epochs=1, batch=4, threads=1)
+    return Options(data, root / "out", "mobilenet_v1_025", "none", size=64, width=16, epochs=1, batch=4, threads=1)
 
 
 @pytest.fixture(scope="module")

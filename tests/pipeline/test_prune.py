@@ -48,7 +48,7 @@ def dataset(tmp_path_factory):
 def model(tmp_path_factory):
     """A detector with scores and boxes that depend on the picture, untrained."""
     torch.manual_seed(0)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), SIZE, width=16))
     for tower in detector.head.classify:
         torch.nn.init.normal_(tower[-1].weight, std=0.5)
     generator = np.random.default_rng(0)

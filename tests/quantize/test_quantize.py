@@ -39,7 +39,7 @@ def images(dataset):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, images):
     torch.manual_seed(0)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), SIZE, width=16))
     with torch.no_grad():
         for tower in detector.head.classify:
             tower[-1].weight.normal_(std=0.5)

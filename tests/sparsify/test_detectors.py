@@ -30,7 +30,7 @@ def dataset(tmp_path_factory):
 
 def made(path, seed=0):
     torch.manual_seed(seed)
-    detector = Detector(Spec("mobilenet_v2_035", len(CLASSES), SIZE, width=16))
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), SIZE, width=16))
     with torch.no_grad():
         for tower in detector.head.classify:
             tower[-1].weight.normal_(std=0.5)
