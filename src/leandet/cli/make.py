@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Data = Annotated[Path, typer.Argument(help="Labelled images: a folder or file in COCO, VOC or YOLO layout.")]
 Backbone = Annotated[str, typer.Option(help="A name from `leandet nets`.")]
-Weights = Annotated[str, typer.Option(help="The backbone's start: imagenet, none, or a safetensors file.")]
+WEIGHTS_HELP = "The backbone's start: imagenet, none, a safetensors file, or a folder with NAME.safetensors of each."
+Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 Side = Annotated[int, typer.Option(help="Longest side of the network's input in pixels, a multiple of 32.")]
 Width = Annotated[int, typer.Option(help="Channels of neck and head.")]
 Epochs = Annotated[
@@ -56,10 +57,7 @@ def build_command(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="The backbone's start: imagenet, none, a safetensors file, or a folder with NAME.safetensors of each; "
-            "imagenet if left out."
-        ),
+        typer.Option(help=f"{WEIGHTS_HELP} Left out, it is imagenet."),
     ] = None,
     size: Annotated[
         int | None,

@@ -29,7 +29,7 @@ from leandet.export.stopwatch import Stopwatch
 from leandet.learn.loss import Criterion
 from leandet.nets.weights import TorchvisionWeights
 from leandet.pipeline.options import Architecture, default_epochs, input_size
-from leandet.pipeline.stages import Work, begin, describe, teach, weights_file
+from leandet.pipeline.stages import Work, begin, describe, file_name, teach, weights_file
 from leandet.search import Request, search
 from leandet.search.latency import Budget
 
@@ -307,7 +307,7 @@ def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
 
 def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, Any]:
     """Train a scout, or read what it reached before the build was interrupted."""
-    folder = work.path(SCOUTS) / f"{architecture.backbone.replace(':', '-')}-{architecture.side}"
+    folder = work.path(SCOUTS) / f"{file_name(architecture.backbone)}-{architecture.side}"
     note = folder / "scout.json"
     if work.resume and note.is_file():
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))

@@ -169,6 +169,11 @@ class _Job:
     card: Card
     teacher: Detector | None
     points: list[dict[str, Any]] = field(default_factory=list)
+    stopwatch: Stopwatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        images = tuple(sample.image for sample in self.dataset.splits[self.dataset.judging][:BENCH_IMAGES])
+        self.stopwatch = Stopwatch(self.card, images, self.pruning.threads, BENCH_SECONDS)
 
     def run(self, detector: Detector, out: Path) -> dict[str, Any]:
         """All points, the file and the times."""
@@ -181,7 +186,7 @@ class _Job:
         for step in range(1, steps + 1):
             detector = self._step(uncut, detector, step)
         self.say("measuring both in ONNX Runtime")
-        times = self._stopwatch()(uncut, detector)
+        times = self.stopwatch(uncut, detector)
         before, after = times.rows
         card = self._card(detector, self.points[-1])
         runtime = TorchRuntime(detector, card, self.pruning.threads)
@@ -225,15 +230,11 @@ class _Job:
             self.dataset.splits["train"], detector.spec.size, batch=self.pruning.batch, seed=self.pruning.seed
         )
 
-    def _stopwatch(self) -> Stopwatch:
-        images = tuple(sample.image for sample in self.dataset.splits[self.dataset.judging][:BENCH_IMAGES])
-        return Stopwatch(self.card, images, self.pruning.threads, BENCH_SECONDS)
-
     def _timed(self, candidate: nn.Module) -> float:
         """A candidate's p50 in ms, told as it comes."""
         if not isinstance(candidate, Detector):
             raise TypeError(f"a detector was to be timed, not a {type(candidate).__name__}")
-        milliseconds = self._stopwatch()(candidate).rows[0].p50_ms
+        milliseconds = self.stopwatch(candidate).rows[0].p50_ms
         self.say(f"a candidate takes {milliseconds:.2f} ms")
         return milliseconds
 

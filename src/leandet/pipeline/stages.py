@@ -175,12 +175,9 @@ def teach(work: Work, detector: Detector, epochs: int, folder: Path, evaluations
     """Train a detector in place by the build's options; `evaluations` measurements of AP instead of the recipe's."""
     options, dataset = work.options, work.dataset
     make = Recipe.from_nothing if options.weights == "none" else Recipe
-    recipe = make(epochs=epochs, batch=options.batch, seed=options.seed)
-    recipe = replace(
-        recipe,
-        scale_penalty=options.scale_penalty,
-        evaluations=evaluations or recipe.evaluations,
-    )
+    recipe = replace(make(epochs=epochs, batch=options.batch, seed=options.seed), scale_penalty=options.scale_penalty)
+    if evaluations is not None:
+        recipe = replace(recipe, evaluations=evaluations)
     if options.threads:
         torch.set_num_threads(options.threads)
     return train(
@@ -233,7 +230,12 @@ def load_backbone(detector: Detector, weights: str) -> str:
 
 def weights_file(folder: Path, backbone: str) -> Path:
     """Where a folder of weights has a backbone's."""
-    return folder / f"{backbone.replace(':', '-')}.safetensors"
+    return folder / f"{file_name(backbone)}.safetensors"
+
+
+def file_name(backbone: str) -> str:
+    """A backbone's name as a part of a file's: `timm:NAME` holds what not every system allows there."""
+    return backbone.replace(":", "-")
 
 
 class Export:

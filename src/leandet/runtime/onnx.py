@@ -59,7 +59,7 @@ def open_onnx(path: str | Path, threads: int | None = None, *, spinning: bool = 
         path: the `.onnx` file.
         threads: threads for one call, 1 to 1024; None for all cores that this process may use.
         spinning: let idle threads look for the next piece of work instead of sleeping, as ONNX Runtime does by itself.
-            On two cores it makes a small detector about 1.5 times faster: waking a thread takes longer than many a
+            On two cores it makes a small detector 1.4 to 1.5 times faster: waking a thread takes longer than many a
             layer. Where other programs need the cores it is the slower way: choose one thread then.
 
     Raises:
