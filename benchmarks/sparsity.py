@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import record
@@ -25,18 +25,19 @@ WORK = record.ROOT / "runs" / "sparsity"
 
 @dataclass(frozen=True)
 class Case:
-    """One way to make zeros: a file name, what is cut, and bits of shared values."""
+    """One way to make zeros: a file name, what is cut, bits of shared values; `of` an earlier case: not trained."""
 
     name: str
     plan: Plan
     bits: int | None = None
+    of: str | None = None
 
 
 def cases() -> list[Case]:
     """The goals first, then what they are compared with."""
     return [
         Case("unstructured-90", Plan(0.9)),
-        Case("unstructured-90-shared", Plan(0.9), bits=8),
+        Case("unstructured-90-shared", Plan(0.9), bits=8, of="unstructured-90"),
         Case("2of4", Plan(0.5, NofM(2, 4))),
         Case("1x4-50", Plan(0.5, Blocks(4))),
         Case("unstructured-90-magnitude", Plan(0.9, scorer=magnitude)),
@@ -51,6 +52,8 @@ def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: P
     if record.load(result_of(case)):
         return
     out = folder / f"{case.name}.safetensors"
+    if case.of is not None:
+        model, tuning = folder / f"{case.of}.safetensors", replace(tuning, epochs=0)
     start = time.perf_counter()
     outcome = sparsify_detector(
         model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -40,7 +40,11 @@ def call(network: nn.Module, shape: Sequence[int], runtime: EngineName, threads:
                 return eager(tensor)
 
         return run
-    content, feed = export(network, shape), {"images": images}
+    return call_of(export(network, shape), {"images": images}, runtime, threads)
+
+
+def call_of(content: bytes, feed: Mapping[str, np.ndarray], runtime: EngineName, threads: int) -> Call:
+    """One call of an ONNX graph with these inputs in ONNX Runtime or OpenVINO."""
     if runtime is EngineName.ONNX:
         import onnxruntime
 

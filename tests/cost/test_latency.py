@@ -207,7 +207,6 @@ def test_entries_measured_in_a_slow_minute_are_those_of_a_quick_one(tmp_path, mo
     predictor = Drifting(threads=1)
     quick = sum(entry.total for entry in predictor.measure(found))
     predictor.slower = 4.0
-    assert predictor.slowness() > 2.5
     assert quick / 1.6 < sum(entry.total for entry in predictor.measure(found)) < 1.6 * quick
 
 

@@ -19,7 +19,7 @@ KEYS = {
 
 
 def test_two_models_in_turns(make_onnx):
-    paths = [make_onnx("small.onnx", Size(32, 32)), make_onnx("large.onnx", Size(320, 320))]
+    paths = [make_onnx("small.onnx", Size(32, 32)), make_onnx("large.onnx", Size(1280, 1280))]
     threads_before = cv2.getNumThreads()
     value = json.loads(json.dumps(bench(paths, threads=1, seconds=0.05, batch=2).to_json()))
     assert cv2.getNumThreads() == threads_before

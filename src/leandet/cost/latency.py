@@ -3,8 +3,8 @@
 The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) and ProxylessNAS (arXiv 1812.00332). An
 entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
 
-A processor that others share, or that grows warm, is at times a tenth slower than minutes before. So a known network is
-measured before and after every graph of pieces, and the table holds what they take at the speed that it began with.
+A processor that others share, or that grows warm, is at times half as fast as seconds before. So the pieces of a known
+network are measured in every graph of pieces, and the table holds what the others take at the speed that it began with.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
+import onnx
 import torch
 from torch import nn
 
@@ -35,7 +35,7 @@ from leandet.machine import describe_machine, usable_cores
 
 Milliseconds = float
 NODE = re.compile(r"p(\d+)([a-z])(\d+)")
-FORMAT = 2  # of the file; another number is another table
+FORMAT = 3  # of the file; another number is another table
 AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
 SECONDS = 1.0  # for each graph, half of it profiled
 KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest
@@ -43,22 +43,22 @@ AGREE = 0.06  # two measurements of an entry that lie further apart call for a t
 NOTHING = Piece(
     (Operation("Relu", (Value(0),), (1,)),), (Port(0, (1, 8), False, False),), (Port(1, (1, 8), False, False),), False
 )
-KNOWN = "known network"  # its entry in the table
-KNOWN_SIZE = (56, 56)
-KNOWN_SECONDS = 0.15
-PROBES = 5  # measurements of the known network, the last ones, whose median says how slow the machine is
+KNOWN, KNOWN_CALL = "known network", "known network, call"  # entries: its pieces, and a call of it between stand-ins
+KNOWN_SIZE = (112, 112)  # maps too large for the nearest cache: it is slowed by what slows a network
+KNOWN_SECONDS = 0.3
+PROBES = 5  # measurements of the known network alone, when the table begins
 
 
 def known_network() -> nn.Module:
     """One layer of each kind that light networks are made of: what it takes says how fast the machine is."""
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, padding=1),
+        nn.Conv2d(3, 32, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=1, groups=64),
-        nn.Conv2d(64, 128, 1),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32),
+        nn.Conv2d(32, 64, 1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(64, 64, 1),
         nn.ReLU(),
     ).eval()
 
@@ -93,6 +93,19 @@ def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
         for value, ms in zip(one.reads, entry.reorders, strict=True):
             reorders[value] = max(reorders.get(value, 0.0), ms)
     return sum(entry.ms for entry in entries) + sum(reorders.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A graph, and what a call of it took when a table began.
+
+    Attributes:
+        model: every size fixed.
+        ms: milliseconds.
+    """
+
+    model: onnx.ModelProto
+    ms: Milliseconds
 
 
 class Table:
@@ -161,7 +174,6 @@ class Predictor:
         self.runtime = runtime
         self.threads = threads or usable_cores()
         self._tell = tell or (lambda done, of: None)
-        self._probes: deque[Milliseconds] = deque(maxlen=PROBES)
         machine = describe_machine()
         version = self._engine([]).version
         self.table = Table([machine["cpu"], machine["usable_cores"], str(runtime), version, self.threads])
@@ -183,17 +195,10 @@ class Predictor:
         """The latency of a network in pieces."""
         return self.call_ms + total(placed, self.entries(one.piece for one in placed))
 
-    def slowness(self, times: int = 3) -> float:
-        """How much longer the known network takes now than when the table began: 1.1 on a machine a tenth slower.
-
-        Args:
-            times: measurements, the median of which counts.
-        """
-        if KNOWN not in self.table:
-            self.table.add({KNOWN: Entry(median(self._known_ms() for _ in range(PROBES)), ())})
-        probes = [self._known_ms() for _ in range(times)]
-        self._probes.extend(probes)
-        return median(probes) / self.table[KNOWN].ms
+    @cached_property
+    def reference(self) -> Reference:
+        """What says how fast the machine is: how much longer its call takes than `ms`, so much do predictions."""
+        return Reference(self._known.model, self._origin(KNOWN_CALL))
 
     @property
     def call_ms(self) -> Milliseconds:
@@ -220,7 +225,6 @@ class Predictor:
 
     def measure(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces side by side, twice, and again those on which the two disagree."""
-        self.slowness()
         twice = list(zip(self._once(some), self._once(some), strict=True))
         unsure = [i for i, (a, b) in enumerate(twice) if abs(a.total - b.total) > AGREE * min(a.total, b.total)]
         entries = [min(pair, key=lambda entry: entry.total) for pair in twice]
@@ -244,20 +248,27 @@ class Predictor:
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces; what they take at the speed that the table began with."""
-        self.slowness(1)
-        entries = shares(some, self._engine(some).measure(SECONDS, KEEP), self.call_ms)
-        self.slowness(1)
-        slower = median(self._probes) / self.table[KNOWN].ms  # one probe alone is off by some per cent
-        return [entry.divided(slower) for entry in entries]
+        began = self._origin(KNOWN)
+        both = (*self._known.pieces, *some)
+        entries = shares(both, self._engine(both).measure(SECONDS, KEEP), self.call_ms)
+        known, others = entries[: len(self._known.pieces)], entries[len(self._known.pieces) :]
+        slower = sum(entry.total for entry in known) / began
+        return [entry.divided(slower) for entry in others]
 
-    def _known_ms(self) -> Milliseconds:
-        return self._known.measure(KNOWN_SECONDS, KEEP).whole_ms
+    def _origin(self, entry: str) -> Milliseconds:
+        """What the known network took when the table began."""
+        if entry not in self.table:
+            found = [self._engine(self._known.pieces).measure(KNOWN_SECONDS, KEEP) for _ in range(PROBES)]
+            own = [sum(e.total for e in shares(self._known.pieces, one, self.call_ms)) for one in found]
+            calls = median(one.whole_ms for one in found)
+            self.table.add({KNOWN: Entry(median(own), ()), KNOWN_CALL: Entry(calls, ())})
+        return self.table[entry].ms
 
     @cached_property
-    def _known(self) -> Engine:
+    def _known(self) -> GraphOfPieces:
         with torch.device("meta"):
             network = known_network()
-        return self._engine([placed.piece for placed in trace(network, KNOWN_SIZE)])
+        return GraphOfPieces([placed.piece for placed in trace(network, KNOWN_SIZE)])
 
     def _engine(self, some: Sequence[Piece]) -> Engine:
         return open_engine(self.runtime, Graph(GraphOfPieces(some).model), self.threads)
