@@ -25,12 +25,12 @@ from leandet import nets
 from leandet.compress.channels import Structure, analyse
 from leandet.compress.latencies import Latencies
 from leandet.compress.narrow import narrow
-from leandet.cost.latency import Predictor
+from leandet.cost.latency import Predictor, Reference
 from leandet.cost.profile import EngineName
 
 BACKBONES = ("mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0")
 LEAST = 0.4  # of a group's channels stay at least
-SESSIONS = 4
+SESSIONS = 5
 NAME = "latency_predictor"
 
 
@@ -68,7 +68,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         tell(f"{name}: {len(contents)} of {len(configurations)} networks built")
     # All in turns: of groups measured one after another, one that met a slow minute was 8 % slower than the others.
     reference = predictor.reference
-    *measured, speed = anew([*contents, reference.model.SerializeToString()], runtime, arguments.threads)
+    *measured, speed = anew(contents, reference, runtime, arguments.threads)
     predicted = [ms * speed / reference.ms for ms in predicted]  # the table is of its first minute
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
@@ -85,14 +85,16 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def anew(contents: Sequence[bytes], runtime: EngineName, threads: int) -> list[float]:
-    """Milliseconds of graphs timed in turns, each opened several times: one in a row of sessions of the same network is
-    at times a fifth slower than the others for as long as it lives, wherever its memory lies. The fastest counts.
+def anew(contents: Sequence[bytes], reference: Reference, runtime: EngineName, threads: int) -> list[float]:
+    """Milliseconds of graphs and, last, of the reference, timed in turns; each is opened several times.
+
+    Where a session's memory lies makes it a fifth slower at times, for as long as it lives; and the machine's speed
+    changes. Both only ever add to a time: the fastest counts.
     """
     found = []
     for _ in range(SESSIONS):
         calls = [call_of(content, inputs(content), runtime, threads) for content in contents]
-        found.append(in_turns(calls, threads, rounds=8))
+        found.append(in_turns([*calls, reference.open()], threads, rounds=8))
     return [min(times) for times in zip(*found, strict=True)]
 
 

@@ -185,10 +185,14 @@ class Slowed:
     def __init__(self, engine, machine):
         self.engine, self.machine = engine, machine
 
-    def measure(self, seconds, keep):
-        found, by = self.engine.measure(seconds, keep), self.machine.slower
+    def open(self):
+        return self.engine.open()
+
+    def measure(self, seconds, keep, beside=None):
+        found, by = self.engine.measure(seconds, keep, beside), self.machine.slower
         steps = tuple(replace(step, ms=by * step.ms) for step in found.steps)
-        return Measured(by * found.whole_ms, steps, found.calls)
+        other = None if found.beside_ms is None else by * found.beside_ms
+        return Measured(by * found.whole_ms, steps, found.calls, other)
 
 
 class Drifting(Predictor):

@@ -25,13 +25,12 @@ SCALARS = frozenset({"Clip", "Add", "Sub", "Mul", "Div"})
 
 
 class GraphOfPieces:
-    """The graph, `model`, of `pieces`.
+    """The graph, `model`.
 
     Nodes are named after their piece: own ones `p3n0`, stand-ins `p3i0` before, `p3o0` after.
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.pieces = tuple(pieces)
         self._random = np.random.default_rng(0)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []

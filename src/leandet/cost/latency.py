@@ -3,8 +3,8 @@
 The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) and ProxylessNAS (arXiv 1812.00332). An
 entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
 
-A processor that others share, or that grows warm, is at times half as fast as seconds before. So the pieces of a known
-network are measured in every graph of pieces, and the table holds what the others take at the speed that it began with.
+A processor that others share, or that grows warm, is at times half as fast as seconds before. So a known network takes
+turns with every graph of pieces, and the table holds what they take at the speed that it began with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
-import onnx
 import torch
 from torch import nn
 
@@ -29,7 +28,7 @@ from leandet.cost.follow import flow
 from leandet.cost.graph import Graph, to_onnx
 from leandet.cost.pieces import Piece, Placed, Port, pieces
 from leandet.cost.profile import EngineName, open_engine
-from leandet.cost.steps import Engine, Measured
+from leandet.cost.steps import Call, Engine, Measured
 from leandet.errors import UserError
 from leandet.machine import describe_machine, usable_cores
 
@@ -43,7 +42,7 @@ AGREE = 0.06  # two measurements of an entry that lie further apart call for a t
 NOTHING = Piece(
     (Operation("Relu", (Value(0),), (1,)),), (Port(0, (1, 8), False, False),), (Port(1, (1, 8), False, False),), False
 )
-KNOWN, KNOWN_CALL = "known network", "known network, call"  # entries: its pieces, and a call of it between stand-ins
+KNOWN = "known network"  # its entry in the table
 KNOWN_SIZE = (112, 112)  # maps too large for the nearest cache: it is slowed by what slows a network
 KNOWN_SECONDS = 0.3
 PROBES = 5  # measurements of the known network alone, when the table begins
@@ -97,14 +96,14 @@ def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A graph, and what a call of it took when a table began.
+    """A network, and what a call of it took when a table began.
 
     Attributes:
-        model: every size fixed.
+        open: opens it in the runtime, and returns the call.
         ms: milliseconds.
     """
 
-    model: onnx.ModelProto
+    open: Callable[[], Call]
     ms: Milliseconds
 
 
@@ -198,7 +197,7 @@ class Predictor:
     @cached_property
     def reference(self) -> Reference:
         """What says how fast the machine is: how much longer its call takes than `ms`, so much do predictions."""
-        return Reference(self._known.model, self._origin(KNOWN_CALL))
+        return Reference(self._known.open, self._origin)
 
     @property
     def call_ms(self) -> Milliseconds:
@@ -248,27 +247,23 @@ class Predictor:
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces; what they take at the speed that the table began with."""
-        began = self._origin(KNOWN)
-        both = (*self._known.pieces, *some)
-        entries = shares(both, self._engine(both).measure(SECONDS, KEEP), self.call_ms)
-        known, others = entries[: len(self._known.pieces)], entries[len(self._known.pieces) :]
-        slower = sum(entry.total for entry in known) / began
-        return [entry.divided(slower) for entry in others]
+        began = self._origin
+        measured = self._engine(some).measure(SECONDS, KEEP, self._known.open())
+        return [entry.divided((measured.beside_ms or began) / began) for entry in shares(some, measured, self.call_ms)]
 
-    def _origin(self, entry: str) -> Milliseconds:
-        """What the known network took when the table began."""
-        if entry not in self.table:
-            found = [self._engine(self._known.pieces).measure(KNOWN_SECONDS, KEEP) for _ in range(PROBES)]
-            own = [sum(e.total for e in shares(self._known.pieces, one, self.call_ms)) for one in found]
-            calls = median(one.whole_ms for one in found)
-            self.table.add({KNOWN: Entry(median(own), ()), KNOWN_CALL: Entry(calls, ())})
-        return self.table[entry].ms
+    @property
+    def _origin(self) -> Milliseconds:
+        """What a call of the known network took when the table began."""
+        if KNOWN not in self.table:
+            calls = [self._known.measure(KNOWN_SECONDS, KEEP).whole_ms for _ in range(PROBES)]
+            self.table.add({KNOWN: Entry(median(calls), ())})
+        return self.table[KNOWN].ms
 
     @cached_property
-    def _known(self) -> GraphOfPieces:
+    def _known(self) -> Engine:
         with torch.device("meta"):
             network = known_network()
-        return GraphOfPieces([placed.piece for placed in trace(network, KNOWN_SIZE)])
+        return self._engine([placed.piece for placed in trace(network, KNOWN_SIZE)])
 
     def _engine(self, some: Sequence[Piece]) -> Engine:
         return open_engine(self.runtime, Graph(GraphOfPieces(some).model), self.threads)

@@ -19,6 +19,7 @@ from leandet.cost.graph import Graph, Node
 from leandet.cost.steps import (
     QUIET_HALF,
     WARM_UP_CALLS,
+    Call,
     Measured,
     Step,
     clock_for,
@@ -52,7 +53,11 @@ class OnnxEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
+    def open(self) -> Call:
+        """See `Engine.open`."""
+        return self._call(open_session(self.graph.model.SerializeToString(), onnx_options(self.threads)))
+
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
         """See `Engine.measure`."""
         content = self.graph.model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="leandet-profile-") as folder:
@@ -62,14 +67,7 @@ class OnnxEngine:
             profiling.enable_profiling = True
             profiling.profile_file_prefix = str(Path(folder) / "events")
             profiled = open_session(content, profiling)
-            whole = open_session(content, onnx_options(self.threads))
-            feed = {
-                value.name: random_input(value.shape, onnx.helper.tensor_dtype_to_np_dtype(elem).type)
-                for value, elem in zip(profiled.get_inputs(), self._element_types(), strict=True)
-            }
-            plain, slower = take_turns(
-                lambda: whole.run(None, feed), lambda: profiled.run(None, feed), seconds, self.threads
-            )
+            plain, slower, others = take_turns(self.open(), self._call(profiled), seconds, self.threads, beside)
             events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
             plan = onnx.load(optimised, load_external_data=False)
         found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep)
@@ -83,7 +81,14 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(whole_ms, tuple(steps), len(plain))
+        return Measured(whole_ms, tuple(steps), len(plain), fmean(quietest(others, keep)) if others else None)
+
+    def _call(self, session: onnxruntime.InferenceSession) -> Call:
+        feed = {
+            value.name: random_input(value.shape, onnx.helper.tensor_dtype_to_np_dtype(elem).type)
+            for value, elem in zip(session.get_inputs(), self._element_types(), strict=True)
+        }
+        return lambda: session.run(None, feed)
 
     def _element_types(self) -> list[int]:
         return [v.type.tensor_type.elem_type for v in self.graph.model.graph.input if v.name in self.graph.inputs]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import onnx
@@ -14,11 +15,13 @@ from leandet.cost.steps import (
     QUIET_HALF,
     ROUNDS,
     WARM_UP_CALLS,
+    Call,
     Measured,
     Step,
     calls_a_round,
     clock_for,
     quiet_means,
+    quietest,
     random_input,
 )
 from leandet.engines import openvino_settings
@@ -45,32 +48,28 @@ class OpenvinoEngine:
         self.graph = graph
         self.threads = threads
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
+    def open(self) -> Call:
+        """See `Engine.open`."""
+        return self._call(self._compile(openvino_settings(self.threads)))
+
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
         """See `Engine.measure`."""
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(self.graph.model.SerializeToString())
-        settings = openvino_settings(self.threads)
-        plain = core.compile_model(model, "CPU", settings).create_infer_request()
-        feed = {
-            name: random_input(self.graph.shape(name), onnx.helper.tensor_dtype_to_np_dtype(elem).type)
-            for name, elem in self._inputs()
-        }
-
-        def whole() -> None:
-            plain.infer(feed, share_inputs=True)
-
+        whole, counting = self.open(), {**openvino_settings(self.threads), "PERF_COUNT": True}
         for _ in range(WARM_UP_CALLS):
             whole()
+            if beside is not None:
+                beside()
         calls = calls_a_round(whole, seconds, self.threads)
+        timed = (whole,) if beside is None else (whole, beside)
         rounds: dict[str | None, list[float]] = defaultdict(list)
+        others: list[float] = []
         kinds: dict[str, str] = {}
         for _ in range(ROUNDS):
             # Compiled anew, as its counters know only the mean of all calls since then.
-            counting = core.compile_model(model, "CPU", {**settings, "PERF_COUNT": True})
-            request = counting.create_infer_request()
-            rounds[None].append(self._round(whole, partial(request.infer, feed, share_inputs=True), calls))
+            request = self._compile(counting)
+            ms, *other = self._round(timed, self._call(request), calls)
+            rounds[None].append(ms)
+            others += other
             for item in request.profiling_info:
                 if item.node_type in UNTRACED:
                     continue
@@ -79,21 +78,37 @@ class OpenvinoEngine:
                 if item.status == item.Status.EXECUTED:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
         means = quiet_means(rounds, keep)
-        steps = self._steps(counting.get_runtime_model(), means, kinds)
-        return Measured(means[None], tuple(steps), calls * ROUNDS)
+        steps = self._steps(request.get_compiled_model().get_runtime_model(), means, kinds)
+        return Measured(means[None], tuple(steps), calls * ROUNDS, fmean(quietest(others, keep)) if others else None)
 
-    def _round(self, plain: Callable[[], object], counted: Callable[[], object], calls: int) -> float:
-        """Mean milliseconds of a plain call; few of either kind take turns: the machine's speed changes in seconds."""
-        clock, taken = clock_for(self.threads), 0.0
+    def _compile(self, settings: Mapping[str, Any]) -> Any:
+        """The network, compiled anew, as an `openvino.InferRequest`."""
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(self.graph.model.SerializeToString())
+        return core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def _call(self, request: Any) -> Call:
+        feed = {
+            name: random_input(self.graph.shape(name), onnx.helper.tensor_dtype_to_np_dtype(elem).type)
+            for name, elem in self._inputs()
+        }
+        return partial(request.infer, feed, share_inputs=True)
+
+    def _round(self, timed: Sequence[Call], counted: Call, calls: int) -> list[float]:
+        """Mean milliseconds of calls; few of each kind take turns: the machine's speed changes in seconds."""
+        clock, taken = clock_for(self.threads), [0.0] * len(timed)
         for done in range(0, calls, IN_TURN):
             some = min(IN_TURN, calls - done)
-            start = clock()
-            for _ in range(some):
-                plain()
-            taken += clock() - start
+            for place, call in enumerate(timed):
+                start = clock()
+                for _ in range(some):
+                    call()
+                taken[place] += clock() - start
             for _ in range(some):
                 counted()
-        return taken / calls * 1e3
+        return [seconds / calls * 1e3 for seconds in taken]
 
     def _inputs(self) -> list[tuple[str, int]]:
         values = self.graph.model.graph.input

@@ -20,6 +20,7 @@ MOST_CALLS = 400  # a round
 QUIET_HALF = 0.5
 
 K = TypeVar("K")
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class Measured:
         whole_ms: mean time of a call without the profiler over the calls that count, milliseconds.
         steps: in the order in which they run; steps that took no time of their own are left out.
         calls: timed calls, without the profiler and as many with it.
+        beside_ms: mean time of the call that took turns with these, over those of its calls that count.
     """
 
     whole_ms: float
     steps: tuple[Step, ...]
     calls: int
+    beside_ms: float | None = None
 
 
 class Engine(Protocol):
@@ -68,12 +71,17 @@ class Engine(Protocol):
     version: str
     threads: int
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF) -> Measured:
+    def open(self) -> Call:
+        """A session of its own, which runs the network on random numbers."""
+        ...
+
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
         """Time the network for about so many seconds.
 
         Args:
-            seconds: altogether.
+            seconds: altogether, without `beside`.
             keep: share of the calls that count, the fastest ones: other programs disturb the rest.
+            beside: something else to be timed in turns with the network, as often as it: see `Measured.beside_ms`.
         """
         ...
 
@@ -115,7 +123,7 @@ def clock_for(threads: int) -> Callable[[], float]:
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def calls_a_round(call: Callable[[], object], seconds: float, threads: int) -> int:
+def calls_a_round(call: Call, seconds: float, threads: int) -> int:
     """How many calls, and as many profiled ones, fill one of the rounds that take `seconds` altogether."""
     clock = clock_for(threads)
     start = clock()
@@ -125,21 +133,23 @@ def calls_a_round(call: Callable[[], object], seconds: float, threads: int) -> i
 
 
 def take_turns(
-    whole: Callable[[], object], profiled: Callable[[], object], seconds: float, threads: int
-) -> tuple[list[float], list[float]]:
-    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times.
+    whole: Call, profiled: Call, seconds: float, threads: int, beside: Call | None = None
+) -> tuple[list[float], list[float], list[float]]:
+    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times, and as often a third one.
 
     Returns:
-        Milliseconds of each timed call of `whole` and of `profiled`, both first called `WARM_UP_CALLS` times untimed.
+        Milliseconds of each timed call of `whole`, `profiled` and `beside`, all first called `WARM_UP_CALLS` times
+        untimed.
     """
     clock = clock_for(threads)
+    turns = (whole, profiled) if beside is None else (whole, profiled, beside)
     for _ in range(WARM_UP_CALLS):
-        whole()
-        profiled()
+        for call in turns:
+            call()
     calls = calls_a_round(whole, seconds, threads)
-    times: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], list[float], list[float]] = ([], [], [])
     for _ in range(ROUNDS):
-        for call, kept in zip((whole, profiled), times, strict=True):
+        for call, kept in zip(turns, times, strict=False):
             settle(threads)
             for _ in range(calls):
                 start = clock()
