@@ -21,10 +21,13 @@ from leandet.atomic import write_bytes, write_text
 from leandet.card import CARD_KEY, Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
+from leandet.export.batch import free_batch
 from leandet.export.graph import ChannelsLast, Deployed, Everywhere
 from leandet.exporter import exported
 from leandet.runtime.folder import CARD_FILE
 from leandet.runtime.layout import NCNN_BIN, NCNN_PARAM, OPENVINO_XML
+
+TRACED = 7  # images that the exporter sees: no other number of a graph that it could be taken for is likely to be 7
 
 
 def write_onnx(detector: Detector, card: Card, path: Path) -> None:
@@ -109,10 +112,10 @@ def to_onnx(detector: Detector, card: Card) -> bytes:
     size = detector.spec.size
     model = exported(
         Deployed(detector).eval(),
-        torch.zeros(2, 3, size.height, size.width, dtype=torch.uint8),
+        torch.zeros(TRACED, 3, size.height, size.width, dtype=torch.uint8),
         outputs=["boxes", "scores", "labels"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
     )
+    free_batch(model, TRACED)
     stamp(model, card)
     return bytes(model.SerializeToString())
 
