@@ -26,7 +26,7 @@ from leandet.pipeline import Options, Pruning, Remaining, prune_detector, train_
 from leandet.pipeline.scoring import CRITERIA
 from leandet.report.chart import COLOURS, Axis, Series, picture
 
-REMAINING = (0.7, 0.5)
+REMAINING = (0.5, 0.7)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ class Drifting(Predictor):
 
 def test_entries_measured_in_a_slow_minute_are_those_of_a_quick_one(tmp_path, monkeypatch):
     monkeypatch.setenv("LEANDET_CACHE", str(tmp_path))
+    monkeypatch.setattr("leandet.cost.latency.SECONDS", 0.3)
     found = [one.piece for one in trace(nets.create("shufflenet_v2_x0_5"), (SIDE, SIDE)) if one.piece.computes][:6]
     predictor = Drifting(threads=1)
     quick = sum(entry.total for entry in predictor.measure(found))

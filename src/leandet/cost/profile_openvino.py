@@ -60,7 +60,9 @@ class OpenvinoEngine:
             if beside is not None:
                 beside()
         calls = calls_a_round(whole, seconds, self.threads)
-        timed = (whole,) if beside is None else (whole, beside)
+        timed = [(whole, calls)]
+        if beside is not None:
+            timed.append((beside, min(calls, calls_a_round(beside, seconds, self.threads))))
         rounds: dict[str | None, list[float]] = defaultdict(list)
         others: list[float] = []
         kinds: dict[str, str] = {}
@@ -96,19 +98,18 @@ class OpenvinoEngine:
         }
         return partial(request.infer, feed, share_inputs=True)
 
-    def _round(self, timed: Sequence[Call], counted: Call, calls: int) -> list[float]:
-        """Mean milliseconds of calls; few of each kind take turns: the machine's speed changes in seconds."""
+    def _round(self, timed: Sequence[tuple[Call, int]], counted: Call, calls: int) -> list[float]:
+        """Mean milliseconds of so many calls each; few of each take turns: the machine's speed changes in seconds."""
         clock, taken = clock_for(self.threads), [0.0] * len(timed)
         for done in range(0, calls, IN_TURN):
-            some = min(IN_TURN, calls - done)
-            for place, call in enumerate(timed):
+            for place, (call, count) in enumerate(timed):
                 start = clock()
-                for _ in range(some):
+                for _ in range(max(0, min(IN_TURN, count - done))):
                     call()
                 taken[place] += clock() - start
-            for _ in range(some):
+            for _ in range(min(IN_TURN, calls - done)):
                 counted()
-        return [seconds / calls * 1e3 for seconds in taken]
+        return [seconds / count * 1e3 for seconds, (_, count) in zip(taken, timed, strict=True)]
 
     def _inputs(self) -> list[tuple[str, int]]:
         values = self.graph.model.graph.input

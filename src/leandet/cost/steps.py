@@ -79,9 +79,10 @@ class Engine(Protocol):
         """Time the network for about so many seconds.
 
         Args:
-            seconds: altogether, without `beside`.
+            seconds: altogether, but for `beside`.
             keep: share of the calls that count, the fastest ones: other programs disturb the rest.
-            beside: something else to be timed in turns with the network, as often as it: see `Measured.beside_ms`.
+            beside: something else to be timed in turns with the network, for half as long at most: see
+                `Measured.beside_ms`.
         """
         ...
 
@@ -135,7 +136,7 @@ def calls_a_round(call: Call, seconds: float, threads: int) -> int:
 def take_turns(
     whole: Call, profiled: Call, seconds: float, threads: int, beside: Call | None = None
 ) -> tuple[list[float], list[float], list[float]]:
-    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times, and as often a third one.
+    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times, and no oftener a third one.
 
     Returns:
         Milliseconds of each timed call of `whole`, `profiled` and `beside`, all first called `WARM_UP_CALLS` times
@@ -147,11 +148,12 @@ def take_turns(
         for call in turns:
             call()
     calls = calls_a_round(whole, seconds, threads)
+    counts = (calls, calls) if beside is None else (calls, calls, min(calls, calls_a_round(beside, seconds, threads)))
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
     for _ in range(ROUNDS):
-        for call, kept in zip(turns, times, strict=False):
+        for call, count, kept in zip(turns, counts, times, strict=False):
             settle(threads)
-            for _ in range(calls):
+            for _ in range(count):
                 start = clock()
                 call()
                 kept.append((clock() - start) * 1e3)
