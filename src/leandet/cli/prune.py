@@ -37,7 +37,7 @@ def prune_command(
         typer.Option(
             help="What a channel is worth: l1, l2, fpgm, bn-scale, lamp, taylor, apoz, mean-activation or random."
         ),
-    ] = "l1",
+    ] = "taylor",
     scope: Annotated[str, typer.Option(help="Share the cut out: global (where worth is least) or uniform.")] = "global",
     rule: Annotated[
         list[str] | None,

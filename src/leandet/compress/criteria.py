@@ -162,7 +162,7 @@ def lamp(group: ChannelGroup) -> Tensor:
 
 def comparable(criterion: Criterion) -> bool:
     """Whether a criterion's scores mean the same in every layer, so that a global cut takes them as they are."""
-    return criterion in (bn_scale, lamp) or isinstance(criterion, Taylor | Apoz)
+    return criterion in (bn_scale, lamp) or isinstance(criterion, Apoz)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +227,15 @@ class Taylor:
         return cls({key: value / seen for key, value in total.items()})
 
     def __call__(self, group: ChannelGroup) -> Tensor:
-        """In squared units of the loss, so comparable between layers."""
+        """Root mean squares, in units of the loss.
+
+        Between layers they do not compare all the same: what the loss becomes without one channel says little of what
+        it becomes without most of a layer's. Taken as they are, they emptied the last layers of MobileNetV2, whose
+        channels are many; weighed by each layer's mean, AP after a cut by half was .27 instead of .15 (as mean
+        squares .21; divided by what a channel saves .10).
+        """
         parts = ((rows, self.importance[rows.key][rows.position]) for rows in group.filters)
-        return combine(group, parts, relative=False)
+        return combine(group, parts, relative=False).sqrt()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class Pruning:
     """
 
     goal: Goal
-    criterion: str = "l1"
+    criterion: str = "taylor"
     scope: Scope = Scope.GLOBAL
     rules: tuple[Rule, ...] = ()
     align: int = 8
