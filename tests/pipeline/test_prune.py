@@ -78,7 +78,7 @@ def test_half_of_the_multiply_adds_go_and_an_ordinary_model_is_left(model, datas
     assert detector.spec.kept
     assert card.spec == detector.spec
     assert card.provenance["seed"] == "0"
-    assert card.provenance["pruned"] == "50.0% of the multiply-adds remain, l1, global, steps 1"
+    assert card.provenance["pruned"] == "50.0% of the multiply-adds remain, taylor, global, steps 1"
     assert card.provenance["teacher"] == model.name
     assert not [name for name in detector.state_dict() if "teacher" in name]
     assert card.metrics["ap"] == result["after"]["ap"]
