@@ -108,7 +108,8 @@ def run(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
     dataset, _ = read(arguments.root / cell.data)
     begun = (out.with_suffix(".pruning") / "prune.json").is_file()
     result = prune_detector(model, dataset, out, pruning, resume=begun, tell=print)
-    return {"data": cell.data, "backbone": cell.backbone, "criterion": cell.criterion, **result}
+    names = {"data": cell.data, "backbone": cell.backbone, "model": model.parent.name, "path": out.name}
+    return {**result, **names}  # where they lie on this machine is nobody's business
 
 
 def study(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
