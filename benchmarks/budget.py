@@ -55,10 +55,15 @@ def told(folder: Path, row: dict[str, Any], before: dict[str, Any]) -> dict[str,
         "stages": [{"name": one["name"], "seconds": one["seconds"], "ap": one["ap"]} for one in results["stages"]],
         "minutes": round(took(folder, results) / 60, 1),
         "planned": architecture(folder),
-        "options": results["options"],
+        "options": {name: nameless(value) for name, value in results["options"].items()},
         "machine": results["machine"],
         "versions": results["versions"],
     }
+
+
+def nameless(value: Any) -> Any:
+    """An option without the folders of this machine."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def took(folder: Path, results: dict[str, Any]) -> float:
