@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx
 import record
 import torch
 from timing import call_of, export, in_turns
@@ -68,7 +67,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         tell(f"{name}: {len(contents)} of {len(configurations)} networks built")
     # All in turns: of groups measured one after another, one that met a slow minute was 8 % slower than the others.
     reference = predictor.reference
-    *measured, speed = anew(contents, reference, runtime, arguments.threads)
+    *measured, speed = anew(contents, reference, runtime, arguments)
     predicted = [ms * speed / reference.ms for ms in predicted]  # the table is of its first minute
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
@@ -85,25 +84,20 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def anew(contents: Sequence[bytes], reference: Reference, runtime: EngineName, threads: int) -> list[float]:
+def anew(
+    contents: Sequence[bytes], reference: Reference, runtime: EngineName, arguments: argparse.Namespace
+) -> list[float]:
     """Milliseconds of graphs and, last, of the reference, timed in turns; each is opened several times.
 
     Where a session's memory lies makes it a fifth slower at times, for as long as it lives; and the machine's speed
     changes. Both only ever add to a time: the fastest counts.
     """
-    found = []
+    shape, found = (1, 3, arguments.size, arguments.size), []
+    feed = {"images": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     for _ in range(SESSIONS):
-        calls = [call_of(content, inputs(content), runtime, threads) for content in contents]
-        found.append(in_turns([*calls, reference.open()], threads, rounds=8))
+        calls = [call_of(content, feed, runtime, arguments.threads) for content in contents]
+        found.append(in_turns([*calls, reference.open()], arguments.threads, rounds=8))
     return [min(times) for times in zip(*found, strict=True)]
-
-
-def inputs(content: bytes) -> dict[str, np.ndarray]:
-    """Random numbers for each input of a graph."""
-    graph, random = onnx.load_from_string(content).graph, np.random.default_rng(0)
-    weights = {weight.name for weight in graph.initializer}
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input if v.name not in weights}
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def tell(line: str) -> None:

@@ -191,8 +191,7 @@ class Slowed:
     def measure(self, seconds, keep, beside=None):
         found, by = self.engine.measure(seconds, keep, beside), self.machine.slower
         steps = tuple(replace(step, ms=by * step.ms) for step in found.steps)
-        other = None if found.beside_ms is None else by * found.beside_ms
-        return Measured(by * found.whole_ms, steps, found.calls, other)
+        return Measured(by * found.whole_ms, steps, found.calls, by * found.beside_ms)
 
 
 class Drifting(Predictor):
@@ -211,7 +210,9 @@ def test_entries_measured_in_a_slow_minute_are_those_of_a_quick_one(tmp_path, mo
     found = [one.piece for one in trace(nets.create("shufflenet_v2_x0_5"), (SIDE, SIDE)) if one.piece.computes][:6]
     predictor = Drifting(threads=1)
     quick = sum(entry.total for entry in predictor.measure(found))
+    whole = predictor._engine(found).measure(0.1, 0.3).whole_ms
     predictor.slower = 4.0
+    assert predictor._engine(found).measure(0.1, 0.3).whole_ms > 2 * whole
     assert quick / 1.6 < sum(entry.total for entry in predictor.measure(found)) < 1.6 * quick
 
 

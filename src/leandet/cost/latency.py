@@ -249,7 +249,8 @@ class Predictor:
         """Measure pieces; what they take at the speed that the table began with."""
         began = self._origin
         measured = self._engine(some).measure(SECONDS, KEEP, self._known.open())
-        return [entry.divided((measured.beside_ms or began) / began) for entry in shares(some, measured, self.call_ms)]
+        slower = measured.beside_ms / began
+        return [entry.divided(slower) for entry in shares(some, measured, self.call_ms)]
 
     @property
     def _origin(self) -> Milliseconds:

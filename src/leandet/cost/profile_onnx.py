@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -81,7 +82,7 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(whole_ms, tuple(steps), len(plain), fmean(quietest(others, keep)) if others else None)
+        return Measured(whole_ms, tuple(steps), len(plain), fmean(quietest(others, keep)) if others else nan)
 
     def _call(self, session: onnxruntime.InferenceSession) -> Call:
         feed = {

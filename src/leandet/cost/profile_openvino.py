@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import nan
 from statistics import fmean
 from typing import Any
 
@@ -81,7 +82,7 @@ class OpenvinoEngine:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
         means = quiet_means(rounds, keep)
         steps = self._steps(request.get_compiled_model().get_runtime_model(), means, kinds)
-        return Measured(means[None], tuple(steps), calls * ROUNDS, fmean(quietest(others, keep)) if others else None)
+        return Measured(means[None], tuple(steps), calls * ROUNDS, fmean(quietest(others, keep)) if others else nan)
 
     def _compile(self, settings: Mapping[str, Any]) -> Any:
         """The network, compiled anew, as an `openvino.InferRequest`."""

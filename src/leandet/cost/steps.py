@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from statistics import fmean
 from typing import Protocol, TypeVar
 
@@ -50,13 +51,14 @@ class Measured:
         whole_ms: mean time of a call without the profiler over the calls that count, milliseconds.
         steps: in the order in which they run; steps that took no time of their own are left out.
         calls: timed calls, without the profiler and as many with it.
-        beside_ms: mean time of the call that took turns with these, over those of its calls that count.
+        beside_ms: mean time of the call that took turns with these, over those of its calls that count;
+            NaN where none did.
     """
 
     whole_ms: float
     steps: tuple[Step, ...]
     calls: int
-    beside_ms: float | None = None
+    beside_ms: float = nan
 
 
 class Engine(Protocol):
