@@ -21,6 +21,8 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export import export
+from leandet.learn.distill import Distillation, load_teacher
+from leandet.learn.loss import Guide
 from leandet.learn.masking import Masking
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import LAST, train
@@ -51,6 +53,7 @@ class Tuning:
         batch: images a step.
         learning_rate: the peak, below that of a first training; the recipe's own after a rewind.
         ramp: share of the epochs over which the zeros grow; 0 cuts at once.
+        teacher: a `.safetensors` detector to learn from beside the labels, such as the dense one; None for none.
         seed: of order and views.
     """
 
@@ -58,6 +61,7 @@ class Tuning:
     batch: int = 16
     learning_rate: float = LEARNING_RATE
     ramp: float = RAMP
+    teacher: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +78,24 @@ class Tuning:
     def recipe(self, *, rewound: bool) -> Recipe:
         """Training's settings; never stopped early, since accuracy falls while zeros grow."""
         recipe = Recipe(epochs=self.epochs, batch=self.batch, patience=0, seed=self.seed)
-        return recipe if rewound else replace(recipe, learning_rate=self.learning_rate, warmup_epochs=1.0)
+        if rewound:
+            return recipe
+        # The backbone at the full rate: most of what was cut is there.
+        return replace(recipe, learning_rate=self.learning_rate, backbone_rate=1.0, warmup_epochs=1.0)
+
+    def guide(self, card: Card) -> Guide | None:
+        """The teacher, for a detector of this card.
+
+        Raises:
+            UserError: if it is no detector, or one of other classes or levels.
+        """
+        if self.teacher is None:
+            return None
+        return Distillation(load_teacher(self.teacher, card.classes, card.spec.levels))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object of the attributes."""
+        return {**asdict(self), "teacher": None if self.teacher is None else str(self.teacher)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +204,7 @@ def sparsify_detector(
     work = _Work(model, dataset, plan, tuning, threads, say)
     detector, card = load_detector(model)
     first = None if early is None else load_detector(early)[0]
+    guide = tuning.guide(card)
     plan.weights(detector)  # what cannot be cut is said before anything is written
     dense = work.ap(model)
     folder = out.with_name(f"{out.stem}-training")
@@ -192,7 +214,7 @@ def sparsify_detector(
     if threads:
         torch.set_num_threads(threads)
     say(f"training for {tuning.epochs} epochs, all zeros there after {tuning.ramp_epochs.epochs}")
-    tune(detector, dataset, plan, tuning, folder, early=first, resume=resume)
+    tune(detector, dataset, plan, tuning, folder, early=first, guide=guide, resume=resume)
     if bits is not None:
         detector = share(detector, bits)
     with staged(out) as draft:
@@ -231,6 +253,7 @@ def tune(
     folder: Path,
     *,
     early: Detector | None = None,
+    guide: Guide | None = None,
     resume: bool = False,
 ) -> None:
     """Cut a detector's least weights and train the rest, in place.
@@ -241,6 +264,7 @@ def tune(
         plan, tuning: what to cut, and how to train on; without epochs the rest stays as it is.
         folder: for checkpoints and logs; not made without epochs.
         early: the same architecture early in its training: the rest goes back to these weights.
+        guide: a teacher to learn from beside the labels (`Tuning.guide`).
         resume: go on from the folder's last checkpoint.
 
     Raises:
@@ -261,6 +285,7 @@ def tune(
         tuning.recipe(rewound=early is not None),
         folder,
         resume=resume,
+        guide=guide,
         callbacks=[Masking(plan, tuning.ramp_epochs, masks)],
         choose_from=tuning.ramp_epochs.epochs,
     )
@@ -309,6 +334,8 @@ class _Work:
     def write(self, detector: Detector, card: Card, draft: Path, bits: int | None) -> Scores:
         """The sparse file, with the AP that it has itself when opened."""
         provenance = {**card.provenance, "sparsity": str(self.plan), "sparse_epochs": str(self.tuning.epochs)}
+        if self.tuning.teacher is not None:
+            provenance["teacher"] = self.tuning.teacher.name
         if bits is not None:
             provenance["shared_values"] = f"{bits} bits"
         save_detector(detector, card, draft, sparse=True)
@@ -341,7 +368,7 @@ def _check_folder(folder: Path, work: _Work, bits: int | None, early: Path | Non
         "plan": str(work.plan),
         "bits": bits,
         "early": None if early is None else str(early),
-        **asdict(work.tuning),
+        **work.tuning.to_json(),
     }
     check_request(folder / REQUEST, wanted, "training", resume=resume, made=(folder / LAST).is_file())
     write_json(folder / REQUEST, wanted)
