@@ -72,7 +72,7 @@ def files(tmp_path_factory):
     return folder, count(Deployed(detector), torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("name", ["model.onnx", pytest.param("model.safetensors", marks=pytest.mark.slow)])
 def test_a_detector_is_named_from_inside(files, name):
     folder, cost = files
     found = json.loads(run(str(folder / name), "--json"))

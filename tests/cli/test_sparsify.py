@@ -46,6 +46,7 @@ def leandet(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_the_file_it_writes_is_opened_by_the_other_verbs(leandet, data, model, tmp_path):
     out = tmp_path / "sparse.safetensors"
     arguments = ["--pattern", "2:4", "--epochs", 0, "--out", out, "--share", "8bit", "--threads", 1, "--json"]

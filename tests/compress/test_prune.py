@@ -231,7 +231,14 @@ def test_a_network_that_cannot_be_followed_says_where():
         prune(nn.Sequential(nn.Conv2d(3, 4, 1), Asks()), torch.zeros(1, 3, 8, 8), 0.5)
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v2_035", "shufflenet_v2_x0_5", "shufflenet_v1_g3_x0_25"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        pytest.param("mobilenet_v2_035", marks=pytest.mark.slow),
+        "shufflenet_v2_x0_5",
+        pytest.param("shufflenet_v1_g3_x0_25", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pruned_detector_is_rebuilt_in_another_process_and_pruned_again(backbone, tmp_path):
     torch.manual_seed(0)
     detector = Detector(Spec(backbone, 3, Size(64, 64), width=16))

@@ -27,7 +27,7 @@ def read_script():
     [
         pytest.param("mobilenet_v2_035", ["l1", "bn-scale", "taylor"], marks=pytest.mark.slow),
         ("shufflenet_v2_x0_5", ["fpgm", "mean-activation", "random"]),
-        ("squeezenet1_1", ["l2", "lamp", "apoz"]),
+        pytest.param("squeezenet1_1", ["l2", "lamp", "apoz"], marks=pytest.mark.slow),
     ],
 )
 def test_pruned_by_each_criterion_it_is_rebuilt_in_a_fresh_process(exactness, backbone, criteria):

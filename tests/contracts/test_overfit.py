@@ -1,7 +1,8 @@
 """A detector on any backbone learns eight pictures by heart, or something in it cannot learn.
 
-By default one small network of each paper is tried. LEANDET_SWEEP=1 tries every name of the table and wants each to
-take less than a minute: run by hand on a quiet machine, for how long a step takes says nothing of a network on others.
+One small network of each paper is tried, of three papers by `make test-all` alone. LEANDET_SWEEP=1 tries every name of
+the table and wants each to take less than a minute: run by hand on a quiet machine, for how long a step takes says
+nothing of a network on others.
 """
 
 import math
@@ -30,10 +31,10 @@ STEPS, WARM_UP, EACH = 200, 20, 25  # EACH: steps between two measurements
 RATE = 1e-2
 SMALL = [
     "squeezenet1_1",
-    "mobilenet_v1_025",
-    "mobilenet_v2_035",
+    pytest.param("mobilenet_v1_025", marks=pytest.mark.slow),
+    pytest.param("mobilenet_v2_035", marks=pytest.mark.slow),
     "mobilenet_v3_small_075",
-    "shufflenet_v1_g3_x0_25",
+    pytest.param("shufflenet_v1_g3_x0_25", marks=pytest.mark.slow),
     "shufflenet_v2_x0_5",
 ]
 NAMES = list(nets.TABLE) if SWEEP else SMALL

@@ -71,6 +71,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(data, t
     assert (weights[1] - weights[0]).norm() < 1e-3 * weights[0].norm()
 
 
+@pytest.mark.slow
 def test_the_command_trains_under_torchrun_and_saves_once(data, tmp_path):
     options = ["--backbone", "squeezenet1_1", "--weights", "none", "--size", "64", "--width", "16", "--epochs", "1"]
     command = ["-m", "leandet.cli.app", "train", str(data), "--out", str(tmp_path / "out"), *options, "--batch", "4"]

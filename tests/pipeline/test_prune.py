@@ -146,6 +146,7 @@ def test_an_interrupted_pruning_goes_on_where_it_was(model, dataset, pruned, tmp
     assert not any(line.startswith("cut:") for line in lines)
 
 
+@pytest.mark.slow
 def test_step_by_step_follows_the_schedule(model, dataset, tmp_path):
     rules = (Rule("neck.reduce.0.0", ratio=0.5),)
     pruning = dataclasses.replace(HALF, steps=2, epochs=0, schedule=Schedule.LINEAR, criterion="taylor", rules=rules)
@@ -237,6 +238,7 @@ def test_the_stages_of_a_build_follow_its_options(tmp_path):
             dataclasses.replace(options, prune=wrong)
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_the_pruned_detector(model, dataset, tmp_path):
     shutil.copy(model, tmp_path / "model.safetensors")
     options = Options(dataset.root, tmp_path, size=64, epochs=1, batch=4, threads=1, prune=0.5)

@@ -128,6 +128,7 @@ def test_a_draw_depends_on_the_finished_trials_and_its_chance_alone(scene):
     assert drawn != Walker(scene, 0)(scene, better, 40, random.Random(1))
 
 
+@pytest.mark.slow
 def test_noise_falls_with_the_trials_and_stays_within(scene):
     def spread(count):
         walker, tried = Walker(scene, 0), history(scene, count)

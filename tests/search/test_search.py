@@ -83,6 +83,7 @@ def test_worth_is_the_losss_and_repeatable(model, dataset):
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_search_from_end_to_end(model, dataset, folder, quick):
     limit = model.stat().st_size * 2 // 3
     request = Request(model, folder / "out", Budget(1e4, limit), trials=5, threads=1, epochs=1, batch=4)

@@ -246,6 +246,7 @@ class Interrupts(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, straight, tmp_path, monkeypatch):
     folder, train = tmp_path / "net", room.train
 
