@@ -92,9 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset, _ = read(arguments.data)
     teacher = arguments.model if arguments.teach else None
-    tuning = Tuning(
-        arguments.epochs, learning_rate=arguments.learning_rate, ramp=arguments.ramp, teacher=teacher
-    )
+    tuning = Tuning(arguments.epochs, learning_rate=arguments.learning_rate, ramp=arguments.ramp, teacher=teacher)
     print(
         f"{'case':28} {'AP dense':>9} {'cut':>6} {'trained':>8} {'zeros':>6} {'kB':>7} {'smaller':>8} {'p50 ratio':>10}"
     )
