@@ -102,7 +102,7 @@ def run(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
         steps=arguments.steps,
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
-        teacher=model if arguments.teach else None,
+        distill=arguments.distill,
         threads=arguments.threads,
     )
     dataset, _ = read(arguments.root / cell.data)
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--scope", default="global", choices=[s.value for s in Scope])
     parser.add_argument("--align", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
-    parser.add_argument("--teach", action="store_true", help="let the uncut detector teach")
+    parser.add_argument("--distill", type=float, default=1.0, help="weight of the uncut detector's answers")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", action="store_true", help="print what is there")
     arguments = parser.parse_args()

@@ -53,7 +53,7 @@ def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: P
         return
     out = folder / f"{case.name}.safetensors"
     if case.of is not None:
-        model, tuning = folder / f"{case.of}.safetensors", replace(tuning, epochs=0, teacher=None)
+        model, tuning = folder / f"{case.of}.safetensors", replace(tuning, epochs=0)
     start = time.perf_counter()
     outcome = sparsify_detector(
         model,
@@ -68,7 +68,7 @@ def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: P
     )
     row = {**outcome.to_json(), "plan": str(case.plan), "shared_bits": case.bits, "path": out.name}
     row |= {"epochs": tuning.epochs, "ramp": tuning.ramp, "learning_rate": tuning.learning_rate}
-    row |= {"taught": tuning.teacher is not None, "seconds": round(time.perf_counter() - start, 1)}
+    row |= {"distill": tuning.distill, "seconds": round(time.perf_counter() - start, 1)}
     record.save(result_of(case), row)
 
 
@@ -83,16 +83,17 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--ramp", type=float, default=0.5)
-    parser.add_argument("--teach", action="store_true", help="let the dense detector teach")
+    parser.add_argument("--distill", type=float, default=1.0, help="weight of the dense detector's answers")
     parser.add_argument("--out", type=Path, default=WORK, help="folder for models and checkpoints")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", nargs="*", help="names of cases")
     arguments = parser.parse_args()
     dataset, _ = read(arguments.data)
-    teacher = arguments.model if arguments.teach else None
-    tuning = Tuning(arguments.epochs, learning_rate=arguments.learning_rate, ramp=arguments.ramp, teacher=teacher)
+    tuning = Tuning(
+        arguments.epochs, learning_rate=arguments.learning_rate, ramp=arguments.ramp, distill=arguments.distill
+    )
     print(
         f"{'case':28} {'AP dense':>9} {'cut':>6} {'trained':>8} {'zeros':>6} {'kB':>7} {'smaller':>8} {'p50 ratio':>10}"
     )

@@ -65,8 +65,7 @@ HALF = Pruning(remaining(0.5), align=1, epochs=1, batch=4, threads=1)
 @pytest.fixture(scope="module")
 def pruned(model, dataset, tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("pruned") / "half.safetensors", []
-    pruning = dataclasses.replace(HALF, teacher=model)
-    return out, prune_detector(model, dataset, out, pruning, tell=lines.append), lines, pruning
+    return out, prune_detector(model, dataset, out, HALF, tell=lines.append), lines, HALF
 
 
 def test_half_of_the_multiply_adds_go_and_an_ordinary_model_is_left(model, dataset, pruned):
@@ -79,7 +78,9 @@ def test_half_of_the_multiply_adds_go_and_an_ordinary_model_is_left(model, datas
     assert card.spec == detector.spec
     assert card.provenance["seed"] == "0"
     assert card.provenance["pruned"] == "50.0% of the multiply-adds remain, taylor, global, steps 1"
-    assert card.provenance["teacher"] == model.name
+    assert (card.provenance["teacher"], card.provenance["distill"]) == (model.name, "1")
+    curves = json.loads((out.with_suffix(".pruning") / "tuned" / "curves.json").read_text())
+    assert all(row["loss/distillation"] > 0 for row in curves)
     assert not [name for name in detector.state_dict() if "teacher" in name]
     assert card.metrics["ap"] == result["after"]["ap"]
     assert result["after"]["bytes"] == out.stat().st_size < model.stat().st_size
@@ -191,6 +192,8 @@ def test_every_criterion_ranks_a_detectors_channels(model, dataset, name):
         ({"goal": remaining(0.001), "steps": 3}, r"cannot be reached: .* remain at least"),
         ({"rules": (Rule("nowhere.*", exclude=True),)}, "matches no layer that can be cut: there are backbone"),
         ({"teacher": Path("nowhere.safetensors")}, "no such file"),
+        ({"teacher": Path("nowhere.safetensors"), "distill": 0.0}, "teaches nothing with the weight 0"),
+        ({"distill": -1.0}, "above 0"),
     ],
 )
 def test_what_a_person_can_mend_is_said_before_anything_is_trained(model, dataset, tmp_path, change, sentence):

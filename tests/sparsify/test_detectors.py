@@ -48,7 +48,7 @@ def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
     out, plan = tmp_path / "sparse.safetensors", Plan(0.9)
     lines = []
     result = sparsify_detector(
-        *(model, dataset, out, plan, Tuning(epochs=2, batch=4, ramp=0.5, teacher=model)),
+        *(model, dataset, out, plan, Tuning(epochs=2, batch=4, ramp=0.5)),
         bits=6,
         threads=1,
         seconds=0.05,
@@ -69,7 +69,7 @@ def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
     assert result.dense_ap == evaluate(open_runtime(model, 1), dataset.splits["val"], CLASSES)[0].ap
     assert card.provenance["sparsity"] == "90 % unstructured by lamp, global"
     assert card.provenance["shared_values"] == "6 bits"
-    assert card.provenance["teacher"] == "model.safetensors"
+    assert (card.provenance["teacher"], card.provenance["distill"]) == ("model.safetensors", "1")
     curves = json.loads((tmp_path / "sparse-training" / "curves.json").read_text())
     assert all(row["loss/distillation"] > 0 for row in curves)
     assert result.p50_ms > 0
@@ -78,9 +78,9 @@ def test_cut_trained_shared_and_measured(dataset, model, tmp_path):
     with pytest.raises(UserError, match="add --resume"):
         sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=4))
     with pytest.raises(UserError, match="another batch"):
-        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=2, teacher=model), bits=6, resume=True)
-    with pytest.raises(UserError, match="another teacher"):
-        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=4), bits=6, resume=True)
+        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=2), bits=6, resume=True)
+    with pytest.raises(UserError, match="another distill"):
+        sparsify_detector(model, dataset, out, plan, Tuning(epochs=2, batch=4, distill=0.5), bits=6, resume=True)
     (tmp_path / "sparse-training" / REQUEST).write_text("{")
     with pytest.raises(UserError, match="damaged"):
         sparsify_detector(model, dataset, out, plan, Tuning(epochs=2), resume=True)

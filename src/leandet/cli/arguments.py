@@ -31,6 +31,13 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed mak
 Teacher = Annotated[
     Path | None, typer.Option(help="A .safetensors detector of the same classes to learn from beside the labels.")
 ]
+Distill = Annotated[
+    float,
+    typer.Option(help="Weight of a teacher's answers beside the labels, after the cut; 0 for the labels alone."),
+]
+OtherTeacher = Annotated[
+    Path | None, typer.Option(help="A .safetensors detector that teaches in place of MODEL itself.")
+]
 ScalePenalty = Annotated[
     float,
     typer.Option(min=0, help="Weight of batch-norm scales in the loss, such as 1e-4, for pruning by bn-scale later."),

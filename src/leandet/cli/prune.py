@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leandet.cli.arguments import Json, ScalePenalty, Seed, Teacher, Threads, one_of, tell
+from leandet.cli.arguments import Distill, Json, OtherTeacher, ScalePenalty, Seed, Threads, one_of, tell
 from leandet.cli.make import Batch, Resume
 from leandet.cli.quantities import milliseconds
 from leandet.errors import UserError
@@ -58,7 +58,8 @@ def prune_command(
     scale_penalty: ScalePenalty = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Peak of the fine-tuning.")] = 5e-3,
     batch: Batch = 16,
-    teacher: Teacher = None,
+    distill: Distill = 1.0,
+    teacher: OtherTeacher = None,
     seed: Seed = 0,
     threads: Threads = None,
     resume: Resume = False,
@@ -83,6 +84,7 @@ def prune_command(
         scale_penalty=scale_penalty,
         learning_rate=learning_rate,
         batch=batch,
+        distill=distill,
         teacher=teacher,
         seed=seed,
         threads=threads,

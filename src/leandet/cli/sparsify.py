@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leandet.cli.arguments import Json, Seed, Teacher, Threads, tell
+from leandet.cli.arguments import Distill, Json, OtherTeacher, Seed, Threads, tell
 from leandet.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ def sparsify_command(
     exclude: Annotated[list[str] | None, typer.Option(help="Layers that stay dense, such as 'head.*'.")] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images; 0 only cuts.")] = 40,
     ramp: Annotated[float, typer.Option(help="Share of the epochs over which the zeros grow; 0 cuts at once.")] = 0.5,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the training after the cut.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the training after the cut.")] = 5e-3,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a training step.")] = 16,
-    teacher: Teacher = None,
+    distill: Distill = 1.0,
+    teacher: OtherTeacher = None,
     rewind: Annotated[
         Path | None, typer.Option(help="The detector early in its training, for a Lottery Ticket.")
     ] = None,
@@ -69,7 +70,7 @@ def sparsify_command(
         read(data)[0],
         out or model.with_name(f"{model.stem}-sparse.safetensors"),
         plan,
-        Tuning(epochs, batch, learning_rate, ramp, teacher, seed),
+        Tuning(epochs, batch, learning_rate, ramp, distill, teacher, seed),
         bits=None if share is None else shared_bits(share),
         early=rewind,
         threads=threads,

@@ -14,7 +14,7 @@ from leandet.detector.files import load_detector
 from leandet.detector.head import Maps
 from leandet.errors import UserError
 from leandet.learn.geometry import matched
-from leandet.learn.loss import quality_focal
+from leandet.learn.loss import Guide, quality_focal
 
 CLASSES, SCORES, BOXES = 2.0, 2.0, 2.0  # as the labels' own classification and GIoU terms weigh
 
@@ -98,6 +98,25 @@ class Distillation:
 def _sum(probabilities: Tensor) -> Tensor:
     """The sum over all locations of the most likely class's probability, at least 1."""
     return probabilities.amax(-1).sum().clamp(min=1)
+
+
+def taught(
+    model: Path, teacher: Path | None, weight: float, classes: tuple[str, ...], levels: tuple[int, ...]
+) -> Guide | None:
+    """What teaches a detector after something was cut from it.
+
+    Args:
+        model: the uncut detector, which teaches if no other does.
+        teacher: another one.
+        weight: of its answers beside the labels; 0 for the labels alone.
+        classes, levels: of the detector.
+
+    Raises:
+        UserError: if the weight is out of range, or the teacher cannot teach.
+    """
+    if teacher is not None and not weight:
+        raise UserError(f"{teacher} teaches nothing with the weight 0: leave it out, or give a weight above 0.")
+    return Distillation(load_teacher(teacher or model, classes, levels), weight) if weight else None
 
 
 def load_teacher(path: Path, classes: tuple[str, ...], levels: tuple[int, ...]) -> Detector:

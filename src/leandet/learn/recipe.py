@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from leandet.errors import UserError
 from leandet.learn.assign import Assigner, MinimumCost
 
+TUNING_RATE = 5e-3  # after a cut: half of a first training's
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -69,6 +71,15 @@ class Recipe:
         On the embedded data a backbone at the pretrained share of the rate had learned almost nothing after 600 steps.
         """
         return cls(epochs=epochs, batch=batch, seed=seed, backbone_rate=1.0)
+
+    @classmethod
+    def after_cut(cls, epochs: int, batch: int, seed: int, learning_rate: float = TUNING_RATE) -> Recipe:
+        """Settings for a trained detector from which channels or weights were cut.
+
+        The backbone keeps the pretrained share of the rate, though the cut fell there too, and there are no mosaics:
+        docs/pruning.md says what either gains.
+        """
+        return cls(epochs=epochs, batch=batch, seed=seed, learning_rate=learning_rate, mosaic_share=0.0)
 
     @property
     def evaluate_every(self) -> int:

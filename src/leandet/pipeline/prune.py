@@ -26,8 +26,9 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
-from leandet.learn.distill import Distillation, load_teacher
-from leandet.learn.recipe import Recipe
+from leandet.learn.distill import taught
+from leandet.learn.loss import Guide
+from leandet.learn.recipe import TUNING_RATE, Recipe
 from leandet.learn.train import LAST, train
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
@@ -59,7 +60,8 @@ class Pruning:
         scale_penalty: weight of the batch-norms' absolute scales in the loss during those and between cuts (Slim).
         learning_rate: peak of the fine-tuning.
         batch: images a training step.
-        teacher: a `.safetensors` detector to learn from while fine-tuning; None for none.
+        distill: weight of a teacher's answers beside the labels while fine-tuning; 0 for the labels alone.
+        teacher: a `.safetensors` detector; None for the uncut one.
         seed: of everything random.
         threads: of training and of the measured runtime; None for all usable cores.
     """
@@ -75,8 +77,9 @@ class Pruning:
     between: int | None = None
     sparse_epochs: int = 0
     scale_penalty: float = 0.0
-    learning_rate: float = 5e-3
+    learning_rate: float = TUNING_RATE
     batch: int = 16
+    distill: float = 1.0
     teacher: Path | None = None
     seed: int = 0
     threads: int | None = None
@@ -92,14 +95,8 @@ class Pruning:
 
     def recipe(self, epochs: int, *, sparse: bool = False) -> Recipe:
         """Of a fine-tuning of so many epochs."""
-        return Recipe(
-            epochs=epochs,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            backbone_rate=1.0,  # the cut fell there too
-            scale_penalty=self.scale_penalty if sparse else 0.0,
-            seed=self.seed,
-        )
+        recipe = Recipe.after_cut(epochs, self.batch, self.seed, self.learning_rate)
+        return replace(recipe, scale_penalty=self.scale_penalty) if sparse else recipe
 
     def to_json(self) -> dict[str, Any]:
         """A plain object that says all of it."""
@@ -144,7 +141,7 @@ def prune_detector(
         raise UserError(f"{out} is the model itself: name another file.")
     check_classes(open_runtime(model, pruning.threads), dataset.classes, str(dataset.root))
     detector, card = load_detector(model)
-    teacher = None if pruning.teacher is None else load_teacher(pruning.teacher, card.classes, card.spec.levels)
+    guide = taught(model, pruning.teacher, pruning.distill, card.classes, card.spec.levels)
     folder = out.with_suffix(SUFFIX)
     request = {"model": str(model), "data": str(dataset.root), **pruning.to_json()}
     notes = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))
@@ -153,7 +150,7 @@ def prune_detector(
     write_json(folder / REQUEST, request)
     if pruning.threads:
         torch.set_num_threads(pruning.threads)
-    job = _Job(dataset, pruning, folder, resume, tell or (lambda line: None), card, teacher)
+    job = _Job(model, dataset, pruning, folder, resume, tell or (lambda line: None), card, guide)
     return {**request, **job.run(detector, out)}
 
 
@@ -161,13 +158,14 @@ def prune_detector(
 class _Job:
     """One pruning under way; `points` are the figures so far."""
 
+    model: Path
     dataset: Dataset
     pruning: Pruning
     folder: Path
     resume: bool
     say: Tell
     card: Card
-    teacher: Detector | None
+    guide: Guide | None
     points: list[dict[str, Any]] = field(default_factory=list)
     stopwatch: Stopwatch = field(init=False)
 
@@ -272,7 +270,7 @@ class _Job:
             self.pruning.recipe(epochs, sparse=sparse),
             self.folder / name,
             resume=self.resume,
-            guide=None if self.teacher is None else Distillation(self.teacher),
+            guide=self.guide,
         )
         self.card = replace(self.card, metrics={**self.card.metrics, "val_ap": outcome.best_ap})
         return detector
@@ -329,7 +327,7 @@ class _Job:
         pruning = self.pruning
         how = f"{pruning.goal}, {pruning.criterion}, {pruning.scope.value}, steps {pruning.steps}"
         told = {"pruned": how, "tuning_epochs": str(self._epochs(last=True))}
-        if pruning.teacher is not None:
-            told["teacher"] = pruning.teacher.name
+        if pruning.distill:
+            told |= {"distill": f"{pruning.distill:g}", "teacher": (pruning.teacher or self.model).name}
         card = replace(self.card, spec=detector.spec, provenance={**self.card.provenance, **told})
         return card.judged(figures, figures["split"])

@@ -21,6 +21,7 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes
 from leandet.export.stopwatch import Stopwatch
+from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.machine import describe_machine
@@ -41,7 +42,6 @@ TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
 FINALISTS = 3
 AIM, SAFE, CLOSE = 0.95, 0.97, 0.9  # of the budget: aimed at, taken as met, and near enough to stop
 ATTEMPTS = 4
-TUNING_RATE = 5e-3  # of the fine-tuning, half of training's
 
 Tell = Callable[[str], None]
 
@@ -344,16 +344,16 @@ def _finish(
 
 
 def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:
-    """Fine-tune a cut detector in place by the request; interrupted, it goes on from `folder`. Returns AP on `val`."""
-    recipe = Recipe(
-        epochs=request.epochs,
-        batch=request.batch,
-        learning_rate=TUNING_RATE,
-        backbone_rate=1.0,  # the cut fell there too
-        seed=request.seed,
-    )
-    splits = dataset.splits
-    return train(detector, splits["train"], splits["val"], dataset.classes, recipe, folder, resume=True).best_ap
+    """Fine-tune a cut detector in place, taught by the uncut one; interrupted, it goes on from `folder`.
+
+    Returns:
+        AP on `val`.
+    """
+    recipe = Recipe.after_cut(request.epochs, request.batch, request.seed)
+    training, validation = dataset.splits["train"], dataset.splits["val"]
+    levels = detector.spec.levels
+    guide = taught(request.model, None, 1.0, dataset.classes, levels)
+    return train(detector, training, validation, dataset.classes, recipe, folder, resume=True, guide=guide).best_ap
 
 
 def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Outcome) -> dict[str, Any]:

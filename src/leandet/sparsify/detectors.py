@@ -21,10 +21,10 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export import export
-from leandet.learn.distill import Distillation, load_teacher
+from leandet.learn.distill import taught
 from leandet.learn.loss import Guide
 from leandet.learn.masking import Masking
-from leandet.learn.recipe import Recipe
+from leandet.learn.recipe import TUNING_RATE, Recipe
 from leandet.learn.train import LAST, train
 from leandet.metrics import Scores
 from leandet.quantize.quantize import calibration_images
@@ -37,7 +37,7 @@ from leandet.sparsify.schedule import Ramp
 from leandet.sparsify.scores import Movement
 from leandet.sparsify.sharing import share
 
-EPOCHS, LEARNING_RATE, RAMP = 40, 3e-3, 0.5
+EPOCHS, RAMP = 40, 0.5
 PARITY_IMAGES, BENCH_IMAGES, BENCH_SECONDS = 8, 32, 4.0
 SAME = 0.05  # two latencies that differ by less are the same
 REQUEST = "sparsify.json"
@@ -53,14 +53,16 @@ class Tuning:
         batch: images a step.
         learning_rate: the peak, below that of a first training; the recipe's own after a rewind.
         ramp: share of the epochs over which the zeros grow; 0 cuts at once.
-        teacher: a `.safetensors` detector to learn from beside the labels, such as the dense one; None for none.
+        distill: weight of a teacher's answers beside the labels; 0 for the labels alone.
+        teacher: a `.safetensors` detector; None for the dense one.
         seed: of order and views.
     """
 
     epochs: int = EPOCHS
     batch: int = 16
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float = TUNING_RATE
     ramp: float = RAMP
+    distill: float = 1.0
     teacher: Path | None = None
     seed: int = 0
 
@@ -77,21 +79,10 @@ class Tuning:
 
     def recipe(self, *, rewound: bool) -> Recipe:
         """Training's settings; never stopped early, since accuracy falls while zeros grow."""
-        recipe = Recipe(epochs=self.epochs, batch=self.batch, patience=0, seed=self.seed)
         if rewound:
-            return recipe
-        # The backbone at the full rate: most of what was cut is there.
-        return replace(recipe, learning_rate=self.learning_rate, backbone_rate=1.0, warmup_epochs=1.0)
-
-    def guide(self, card: Card) -> Guide | None:
-        """The teacher, for a detector of this card.
-
-        Raises:
-            UserError: if it is no detector, or one of other classes or levels.
-        """
-        if self.teacher is None:
-            return None
-        return Distillation(load_teacher(self.teacher, card.classes, card.spec.levels))
+            return Recipe(epochs=self.epochs, batch=self.batch, patience=0, seed=self.seed)
+        recipe = Recipe.after_cut(self.epochs, self.batch, self.seed, self.learning_rate)
+        return replace(recipe, patience=0, warmup_epochs=1.0)
 
     def to_json(self) -> dict[str, Any]:
         """A plain object of the attributes."""
@@ -204,7 +195,7 @@ def sparsify_detector(
     work = _Work(model, dataset, plan, tuning, threads, say)
     detector, card = load_detector(model)
     first = None if early is None else load_detector(early)[0]
-    guide = tuning.guide(card)
+    guide = taught(model, tuning.teacher, tuning.distill, card.classes, card.spec.levels) if tuning.epochs else None
     plan.weights(detector)  # what cannot be cut is said before anything is written
     dense = work.ap(model)
     folder = out.with_name(f"{out.stem}-training")
@@ -264,7 +255,7 @@ def tune(
         plan, tuning: what to cut, and how to train on; without epochs the rest stays as it is.
         folder: for checkpoints and logs; not made without epochs.
         early: the same architecture early in its training: the rest goes back to these weights.
-        guide: a teacher to learn from beside the labels (`Tuning.guide`).
+        guide: a teacher to learn from beside the labels.
         resume: go on from the folder's last checkpoint.
 
     Raises:
@@ -334,8 +325,9 @@ class _Work:
     def write(self, detector: Detector, card: Card, draft: Path, bits: int | None) -> Scores:
         """The sparse file, with the AP that it has itself when opened."""
         provenance = {**card.provenance, "sparsity": str(self.plan), "sparse_epochs": str(self.tuning.epochs)}
-        if self.tuning.teacher is not None:
-            provenance["teacher"] = self.tuning.teacher.name
+        if self.tuning.epochs and self.tuning.distill:
+            teacher = self.tuning.teacher or self.model
+            provenance |= {"distill": f"{self.tuning.distill:g}", "teacher": teacher.name}
         if bits is not None:
             provenance["shared_values"] = f"{bits} bits"
         save_detector(detector, card, draft, sparse=True)
