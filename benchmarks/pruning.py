@@ -47,7 +47,7 @@ class Cell:
 def first_cells(arguments: argparse.Namespace) -> Iterator[Cell]:
     """Every criterion at both shares, on the first data with the first backbone."""
     for criterion in arguments.criteria:
-        for share in REMAINING:
+        for share in arguments.remaining:
             yield Cell(arguments.data[0], arguments.backbones[0], criterion, share)
 
 
@@ -58,7 +58,7 @@ def further_cells(arguments: argparse.Namespace, best: list[str]) -> Iterator[Ce
             if (data, backbone) == (arguments.data[0], arguments.backbones[0]):
                 continue
             for criterion in best:
-                for share in REMAINING:
+                for share in arguments.remaining:
                     yield Cell(data, backbone, criterion, share)
 
 
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["bccd", "cards"])
     parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "shufflenet_v2_x1_0"])
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), choices=list(CRITERIA))
+    parser.add_argument("--remaining", nargs="+", type=float, default=REMAINING, help="shares of the multiply-adds")
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--train-epochs", type=int)
