@@ -1,4 +1,4 @@
-"""Few distinct values: weights take the nearest of 2^bits shared ones, the rest half precision."""
+"""Few distinct values: weights take the nearest of 2^bits shared ones, the rest bfloat16's precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leandet.errors import UserError
 Module = TypeVar("Module", bound=nn.Module)
 MOST_BITS = 8
 WORTH = 8  # times as many values as shared ones, or the codebook outweighs what it saves
-SIGNIFICANT = 11  # bits of a half-precision number's significand, the hidden one included
+SHARED, ALONE = 11, 8  # significant bits of a shared value, as of float16, and of one that is not, as of bfloat16
 ROUNDS = 300  # of Lloyd's algorithm at most; it ends when nothing moves
 BINS = 2048  # of the histogram from which it starts
 Floats = npt.NDArray[np.float64]
@@ -25,8 +25,9 @@ def share(module: Module, bits: int = 8) -> Module:
     """A copy of a network whose tensors hold few distinct values, so that `save_sparse` makes them small.
 
     Each weight's nonzero values are clustered by k-means into at most 2^bits shared ones (Deep Compression, arXiv
-    1510.00149, section 3). These, weights too small to share, and biases and batch-norms keep the range of their type
-    but half precision's 11 significant bits. Zeros stay zeros.
+    1510.00149, section 3). All keep the range of their type: shared values have float16's 11 significant bits, and
+    biases, batch-norms and the weights of layers too small to share have bfloat16's 8, which is about as exact as the
+    nearest of 256 shared values. Zeros stay zeros.
 
     Args:
         module: untouched.
@@ -52,8 +53,10 @@ def _shared(name: str, tensor: Tensor, bits: int) -> Tensor:
     kept = values[values != 0]
     if tensor.dim() > 1 and len(kept) >= WORTH * 2**bits:
         values = values.copy()
-        values[values != 0] = nearest(kept, cluster(kept, 2**bits))
-    return torch.from_numpy(_rounded(values)).view(tensor.shape)
+        values[values != 0] = _rounded(nearest(kept, cluster(kept, 2**bits)), SHARED)
+    else:
+        values = _rounded(values, ALONE)
+    return torch.from_numpy(values).view(tensor.shape)
 
 
 def cluster(values: Floats, count: int) -> Floats:
@@ -94,6 +97,6 @@ def _borders(centres: Floats) -> Floats:
     return np.asarray((centres[1:] + centres[:-1]) / 2)
 
 
-def _rounded(values: Floats) -> Floats:
+def _rounded(values: Floats, bits: int) -> Floats:
     significand, exponent = np.frexp(values)
-    return np.asarray(np.ldexp(np.rint(significand * 2**SIGNIFICANT), exponent - SIGNIFICANT))
+    return np.asarray(np.ldexp(np.rint(significand * 2**bits), exponent - bits))
