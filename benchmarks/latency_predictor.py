@@ -3,7 +3,8 @@
 Run: .venv/bin/python benchmarks/latency_predictor.py [--runtime openvino] [--configurations 30] [--size 224]
 
 The table of pieces is filled first. Then every whole network is exported by PyTorch's TorchScript exporter, which
-shares nothing with the predictor, and timed in turns with the others. Interrupted, it goes on from table and JSON.
+shares nothing with the predictor, and timed beside the network that says how fast the machine is. Interrupted, it goes
+on from table and JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import record
 import torch
-from timing import call_of, export, in_turns
+from timing import beside, call_of, export
 
 from leandet import nets
 from leandet.compress.channels import Structure, analyse
@@ -29,7 +30,7 @@ from leandet.cost.profile import EngineName
 
 BACKBONES = ("mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0")
 LEAST = 0.4  # of a group's channels stay at least
-SESSIONS = 5
+SESSIONS, VISITS = 3, 24  # a network is opened so often, and then called so often
 NAME = "latency_predictor"
 
 
@@ -65,16 +66,13 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         narrow(narrower, image, {g.name: g.at(kept[g.name]) for g in structure.groups})
         contents.append(export(narrower, (1, 3, size, size)))
         tell(f"{name}: {len(contents)} of {len(configurations)} networks built")
-    # All in turns: of groups measured one after another, one that met a slow minute was 8 % slower than the others.
-    reference = predictor.reference
-    *measured, speed = anew(contents, reference, runtime, arguments)
-    predicted = [ms * speed / reference.ms for ms in predicted]  # the table is of its first minute
+    measured = anew(contents, predictor.reference, runtime, arguments)
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
     return {
         "median_error": round(median(errors), 4),
         "worst_error": round(max(errors), 4),
-        "slowness": round(speed / reference.ms, 4),
+        "share": round(predictor.share, 4),
         "bias": round(median(ratios) - 1, 4),
         "rank_correlation": round(float(np.corrcoef(ranks(predicted), ranks(measured))[0, 1]), 4),
         "predictions_per_s": round(1 / max(each, 1e-9)),
@@ -87,17 +85,19 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def anew(
     contents: Sequence[bytes], reference: Reference, runtime: EngineName, arguments: argparse.Namespace
 ) -> list[float]:
-    """Milliseconds of graphs and, last, of the reference, timed in turns; each is opened several times.
+    """Milliseconds of graphs at the speed of the reference's; each is opened several times.
 
-    Where a session's memory lies makes it a fifth slower at times, for as long as it lives; and the machine's speed
-    changes. Both only ever add to a time: the fastest counts.
+    A shared machine changes its speed within a second, by a third. So every call stands between two of the reference,
+    and the median of its ratio to these counts.
     """
-    shape, found = (1, 3, arguments.size, arguments.size), []
+    shape = (1, 3, arguments.size, arguments.size)
     feed = {"images": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    ratios: list[list[float]] = [[] for _ in contents]
     for _ in range(SESSIONS):
         calls = [call_of(content, feed, runtime, arguments.threads) for content in contents]
-        found.append(in_turns([*calls, reference.open()], arguments.threads, rounds=8))
-    return [min(times) for times in zip(*found, strict=True)]
+        for kept, new in zip(ratios, beside(calls, reference.open(), arguments.threads, VISITS), strict=True):
+            kept.extend(new)
+    return [reference.ms * median(kept) for kept in ratios]
 
 
 def tell(line: str) -> None:

@@ -84,3 +84,25 @@ def in_turns(calls: Sequence[Call], threads: int, *, rounds: int = 12, seconds: 
     finally:
         torch.set_num_threads(before)
     return [median(quietest(kept, KEEP)) for kept in times]
+
+
+def beside(calls: Sequence[Call], known: Call, threads: int, visits: int) -> list[list[float]]:
+    """What each call takes as a multiple of a known one, once for each visit.
+
+    A visit is a call between two of the known one, which say how fast the machine was just then. All calls are visited
+    in turns; each is warmed up by an untimed one.
+    """
+    clock, ratios = clock_for(threads), [[0.0] * 0 for _ in calls]
+
+    def timed(run: Call) -> float:
+        settle(threads)
+        run()
+        start = clock()
+        run()
+        return clock() - start
+
+    for _ in range(visits):
+        for run, kept in zip(calls, ratios, strict=True):
+            before, own, after = timed(known), timed(run), timed(known)
+            kept.append(2 * own / (before + after))
+    return ratios

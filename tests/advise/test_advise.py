@@ -37,6 +37,7 @@ class Judge(Predictor):
     """A predictor whose times are made up from sizes alone; nothing is measured."""
 
     call_ms = 0.0
+    share = 1.0
 
     def measure(self, some):
         return [Entry(self.judged(piece), tuple(0.0 for _ in piece.inputs)) for piece in some]
@@ -149,7 +150,7 @@ def test_merged_fragments_are_measured_by_the_runtime(monkeypatch):
     conv, split = one.merged
     assert conv.outputs[0].shape == split.inputs[0].shape == (1, 40, SIDE, SIDE)
     assert [port.shape[1] for port in split.outputs] == [16, 24]
-    assert all(entry.total > 0 for entry in Predictor(threads=1).entries(one.merged))
+    assert all(entry.total > 0 for entry in Predictor(threads=1).measure(one.merged))
 
 
 def test_another_number_of_groups_is_another_backbone():

@@ -19,7 +19,7 @@ from leandet.cost.count import count
 from leandet.cost.flow import Flow, Value, Weight
 from leandet.cost.follow import flow
 from leandet.cost.graph import to_onnx
-from leandet.cost.latency import NOTHING, Entry, Predictor, Table, shares, total, trace
+from leandet.cost.latency import NOTHING, WHOLE, WHOLE_SIZE, Entry, Predictor, Table, shares, total, trace
 from leandet.cost.pieces import Piece, Placed, pieces
 from leandet.cost.profile import EngineName
 from leandet.cost.steps import Measured, Step
@@ -165,8 +165,19 @@ def test_predictions_are_sums_of_the_table_and_cost_no_measuring(tmp_path, monke
     placed = trace(Block(), (8, 8))
     predictor.table.add({one.piece.text: Entry(float(i + 1), (0.0,)) for i, one in enumerate(placed)})
     predictor.table.add({NOTHING.text: Entry(0.5, ())})
+    predictor.share = 0.9
     monkeypatch.setattr(predictor, "measure", lambda _: pytest.fail("measured what is known"))
-    assert predictor.predict(Block(), (8, 8)) == 3.5
+    assert predictor.predict(Block(), (8, 8)) == pytest.approx(0.5 + 0.9 * 3)
+
+
+def test_the_network_measured_whole_says_what_its_pieces_take_within_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANDET_CACHE", str(tmp_path))
+    predictor = Predictor(threads=1)
+    placed = trace(nets.create(WHOLE), WHOLE_SIZE)
+    predictor.table.add({one.piece.text: Entry(2.0, tuple(0.0 for _ in one.reads)) for one in placed})
+    predictor.table.add({NOTHING.text: Entry(0.5, ()), WHOLE: Entry(0.5 + 1.8 * len(placed), ())})
+    assert predictor.share == pytest.approx(0.9)
+    assert predictor.predict(nets.create(WHOLE), WHOLE_SIZE) == pytest.approx(predictor.table[WHOLE].ms)
 
 
 def test_measured_entries_are_positive(tmp_path, monkeypatch):
@@ -174,6 +185,7 @@ def test_measured_entries_are_positive(tmp_path, monkeypatch):
     monkeypatch.setattr("leandet.cost.latency.SECONDS", 0.01)
     told = []
     predictor = Predictor(threads=1, tell=lambda done, of: told.append((done, of)))
+    predictor.share = 1.0
     assert 0 < predictor.predict(Block(), (16, 16)) < 1000
     assert told == [(0, 2), (2, 2)]
     assert all(predictor.table[one.piece.text].ms > 0 for one in trace(Block(), (16, 16)))

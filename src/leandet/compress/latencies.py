@@ -113,9 +113,9 @@ class Latencies:
             for removed in {self._removed(slopes, kept) for kept in many}:
                 if removed not in known:
                     wanted[place, removed] = slopes.text(removed)
-        self._predictor.fill(wanted.values())
-        for (place, removed), text in wanted.items():
-            self._known[place][removed] = self._predictor.table[text]
+        entries = self._predictor.entries(list(wanted.values()))
+        for (place, removed), entry in zip(wanted, entries, strict=True):
+            self._known[place][removed] = entry
 
     def _removed(self, slopes: _Slopes, kept: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(self._steps[name] - kept.get(name, self._steps[name]) for name in slopes.groups)

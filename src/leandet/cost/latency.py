@@ -4,7 +4,10 @@ The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) a
 entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
 
 A processor that others share, or that grows warm, is at times half as fast as seconds before. So a known network takes
-turns with every graph of pieces, and the table holds what they take at the speed that it began with.
+turns with every graph of pieces, call by call, and the table holds what they take at the speed that it began with.
+
+Between stand-ins a piece takes about a tenth longer than within a network. By how much, one network says that is
+measured whole as well: `Predictor.share`.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
 import torch
 from torch import nn
 
-from leandet import atomic
+from leandet import atomic, nets
 from leandet.cache import cache_folder
 from leandet.cost.bench_graph import GraphOfPieces
 from leandet.cost.flow import Operation, Value
@@ -34,7 +37,7 @@ from leandet.machine import describe_machine, usable_cores
 
 Milliseconds = float
 NODE = re.compile(r"p(\d+)([a-z])(\d+)")
-FORMAT = 3  # of the file; another number is another table
+FORMAT = 4  # of the file; another number is another table
 AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
 SECONDS = 1.0  # for each graph, half of it profiled
 KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest
@@ -46,6 +49,7 @@ KNOWN = "known network"  # its entry in the table
 KNOWN_SIZE = (112, 112)  # maps too large for the nearest cache: it is slowed by what slows a network
 KNOWN_SECONDS = 0.3
 PROBES = 5  # measurements of the known network alone, when the table begins
+WHOLE, WHOLE_SIZE = "mobilenet_v1_050", (224, 224)  # the network that is measured whole too; its entry has its name
 
 
 def known_network() -> nn.Module:
@@ -80,9 +84,9 @@ class Entry:
         """Everything."""
         return self.ms + sum(self.reorders)
 
-    def divided(self, by: float) -> Entry:
-        """The same on a machine that is so much faster."""
-        return Entry(self.ms / by, tuple(ms / by for ms in self.reorders))
+    def times(self, by: float) -> Entry:
+        """The same, so many times as slow."""
+        return Entry(by * self.ms, tuple(by * ms for ms in self.reorders))
 
 
 def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
@@ -192,7 +196,7 @@ class Predictor:
 
     def predict_pieces(self, placed: Sequence[Placed]) -> Milliseconds:
         """The latency of a network in pieces."""
-        return self.call_ms + total(placed, self.entries(one.piece for one in placed))
+        return self.call_ms + total(placed, self.entries([one.piece.text for one in placed]))
 
     @cached_property
     def reference(self) -> Reference:
@@ -206,11 +210,23 @@ class Predictor:
             self.table.add({NOTHING.text: Entry(self._engine([NOTHING]).measure(SECONDS, KEEP).whole_ms, ())})
         return self.table[NOTHING.text].ms
 
-    def entries(self, wanted: Iterable[Piece]) -> list[Entry]:
-        """The entries of some pieces, measured where the table lacks them."""
-        texts = [piece.text for piece in wanted]
+    def entries(self, texts: Sequence[str]) -> list[Entry]:
+        """What some pieces cost within a network, measured where the table lacks them."""
         self.fill(texts)
-        return [self.table[text] for text in texts]
+        return [self.table[text].times(self.share) for text in texts]
+
+    @cached_property
+    def share(self) -> float:
+        """What a piece takes within a network, as a share of what it takes between stand-ins."""
+        network = nets.create(WHOLE).eval()
+        if WHOLE not in self.table:
+            graph = Graph(to_onnx(network, torch.zeros(1, 3, *WHOLE_SIZE)))
+            whole = median(self._timed(open_engine(self.runtime, graph, self.threads)).whole_ms for _ in range(PROBES))
+            self.table.add({WHOLE: Entry(whole, ())})
+        placed = trace(network, WHOLE_SIZE)
+        texts = [one.piece.text for one in placed]
+        self.fill(texts)
+        return (self.table[WHOLE].ms - self.call_ms) / total(placed, [self.table[text] for text in texts])
 
     def fill(self, texts: Iterable[str]) -> None:
         """Measure the pieces that the table lacks; kept after each graph of pieces, so that it can be interrupted."""
@@ -247,10 +263,15 @@ class Predictor:
 
     def _once(self, some: Sequence[Piece]) -> list[Entry]:
         """Measure pieces; what they take at the speed that the table began with."""
+        return shares(some, self._timed(self._engine(some)), self.call_ms)
+
+    def _timed(self, engine: Engine) -> Measured:
+        """A measurement at the speed that the table began with."""
         began = self._origin
-        measured = self._engine(some).measure(SECONDS, KEEP, self._known.open())
-        slower = measured.beside_ms / began
-        return [entry.divided(slower) for entry in shares(some, measured, self.call_ms)]
+        measured = engine.measure(SECONDS, KEEP, self._known.open())
+        by = began / measured.beside_ms
+        steps = tuple(replace(step, ms=by * step.ms) for step in measured.steps)
+        return Measured(by * measured.whole_ms, steps, measured.calls, began)
 
     @property
     def _origin(self) -> Milliseconds:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import nan
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from leandet.cost.steps import (
     Step,
     clock_for,
     quiet_means,
-    quietest,
     random_input,
+    slowness,
     take_turns,
 )
 from leandet.engines import onnx_options
@@ -68,12 +69,15 @@ class OnnxEngine:
             profiling.enable_profiling = True
             profiling.profile_file_prefix = str(Path(folder) / "events")
             profiled = open_session(content, profiling)
-            plain, slower, others = take_turns(self.open(), self._call(profiled), seconds, self.threads, beside)
+            turns = take_turns(self.open(), self._call(profiled), seconds, self.threads, beside)
             events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
             plan = onnx.load(optimised, load_external_data=False)
-        found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep)
-        whole_ms = fmean(quietest(plain, keep))
-        extra = fmean(quietest(slower, keep)) - whole_ms
+        slower = slowness(turns.beside)
+        found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep, slower=slower)
+        whole_ms, profiled_ms = (
+            quiet_means({None: times}, keep, slower)[None] for times in (turns.whole, turns.profiled)
+        )
+        extra = profiled_ms - whole_ms
         own = event_cost(self.threads).here(extra / max(1, len(found)))
         durations = {name: max(LEAST_OWN * ms, ms - own) for name, ms in found.items()}
         steps = [
@@ -82,7 +86,7 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(whole_ms, tuple(steps), len(plain), fmean(quietest(others, keep)) if others else nan)
+        return Measured(whole_ms, tuple(steps), len(turns.whole), median(turns.beside) if turns.beside else nan)
 
     def _call(self, session: onnxruntime.InferenceSession) -> Call:
         feed = {
@@ -106,8 +110,10 @@ def open_session(content: bytes, options: onnxruntime.SessionOptions) -> onnxrun
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def kernel_times(events: list[dict[str, Any]], skip: int, keep: float = QUIET_HALF) -> dict[str, float]:
-    """Mean milliseconds of each node over the calls after the first `skip`, of which the quietest share counts.
+def kernel_times(
+    events: list[dict[str, Any]], skip: int, keep: float = QUIET_HALF, slower: Sequence[float] = ()
+) -> dict[str, float]:
+    """Mean milliseconds of each node over the calls after the first `skip`, of which some count: see `quiet_means`.
 
     A node inside another's subgraph may run any number of times in a call; its time lies in that of the node around it.
     """
@@ -116,7 +122,7 @@ def kernel_times(events: list[dict[str, Any]], skip: int, keep: float = QUIET_HA
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             found[event["name"].removesuffix(KERNEL)].append((event["dur"] + 0.5) / 1e3)  # cut to whole microseconds
     calls = sum(event["name"] == CALL for event in events)
-    return quiet_means({name: times[skip:] for name, times in found.items() if len(times) == calls}, keep)
+    return quiet_means({name: times[skip:] for name, times in found.items() if len(times) == calls}, keep, slower)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import nan
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 import onnx
@@ -22,8 +22,8 @@ from leandet.cost.steps import (
     calls_a_round,
     clock_for,
     quiet_means,
-    quietest,
     random_input,
+    slowness,
 )
 from leandet.engines import openvino_settings
 
@@ -80,9 +80,9 @@ class OpenvinoEngine:
                 rounds[item.node_name].append(item.real_time.total_seconds() * 1e3 + 0.0005)
                 if item.status == item.Status.EXECUTED:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
-        means = quiet_means(rounds, keep)
+        means = quiet_means(rounds, keep, slowness(others))
         steps = self._steps(request.get_compiled_model().get_runtime_model(), means, kinds)
-        return Measured(means[None], tuple(steps), calls * ROUNDS, fmean(quietest(others, keep)) if others else nan)
+        return Measured(means[None], tuple(steps), calls * ROUNDS, median(others) if others else nan)
 
     def _compile(self, settings: Mapping[str, Any]) -> Any:
         """The network, compiled anew, as an `openvino.InferRequest`."""

@@ -55,7 +55,7 @@ class TorchEngine:
         torch.set_num_threads(self.threads)
         try:
             with untouched(self.module):
-                whole, *_ = take_turns(lambda: self.module(self.example), profiled, seconds, self.threads)
+                whole = take_turns(lambda: self.module(self.example), profiled, seconds, self.threads).whole
         finally:
             torch.set_num_threads(before)
         timed = zip(*(clock.milliseconds for clock in runs[WARM_UP_CALLS:]), strict=True)

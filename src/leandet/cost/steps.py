@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from statistics import fmean
+from statistics import fmean, median
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -51,7 +51,7 @@ class Measured:
         whole_ms: mean time of a call without the profiler over the calls that count, milliseconds.
         steps: in the order in which they run; steps that took no time of their own are left out.
         calls: timed calls, without the profiler and as many with it.
-        beside_ms: mean time of the call that took turns with these, over those of its calls that count;
+        beside_ms: median time of the call that took turns with these, at whose speed then the other times are given;
             NaN where none did.
     """
 
@@ -83,8 +83,8 @@ class Engine(Protocol):
         Args:
             seconds: altogether, but for `beside`.
             keep: share of the calls that count, the fastest ones: other programs disturb the rest.
-            beside: something else to be timed in turns with the network, for half as long at most: see
-                `Measured.beside_ms`.
+            beside: something else to be timed in turns with the network. Each call's time is then divided by how much
+                slower this was just then, and the middle half of the calls counts, whatever `keep` says.
         """
         ...
 
@@ -94,7 +94,12 @@ def quietest(times: Sequence[float], keep: float) -> list[float]:
     return sorted(times)[: max(1, round(keep * len(times)))]
 
 
-def quiet_means(times: Mapping[K, Sequence[float]], keep: float) -> dict[K, float]:
+def slowness(beside: Sequence[float]) -> list[float]:
+    """How much slower than typically the call beside was, in each round."""
+    return [ms / median(beside) for ms in beside] if beside else []
+
+
+def quiet_means(times: Mapping[K, Sequence[float]], keep: float, slower: Sequence[float] = ()) -> dict[K, float]:
     """Mean time of each step over the fastest calls, or rounds of calls.
 
     Means over the same calls add up to these calls' mean. Medians do not: a disturbance strikes other steps in each
@@ -103,10 +108,19 @@ def quiet_means(times: Mapping[K, Sequence[float]], keep: float) -> dict[K, floa
     Args:
         times: of each step, one for each call, the same calls in the same order.
         keep: share of the calls that count.
+        slower: for each call how much slower the machine was, by a call beside it. Times are divided by it, and the
+            middle half of the calls counts: one that looks fast may stand beside a disturbed one.
     """
     totals = [sum(call) for call in zip(*times.values(), strict=True)]
-    quiet = sorted(range(len(totals)), key=totals.__getitem__)[: max(1, round(keep * len(totals)))]
-    return {step: fmean(taken[call] for call in quiet) for step, taken in times.items()}
+    by = slower or [1.0] * len(totals)
+    ranked = sorted(range(len(totals)), key=lambda call: totals[call] / by[call])
+    counted = middle_half(ranked) if slower else ranked[: max(1, round(keep * len(ranked)))]
+    return {step: fmean(taken[call] / by[call] for call in counted) for step, taken in times.items()}
+
+
+def middle_half(ranked: Sequence[int]) -> Sequence[int]:
+    """Without the first and the last quarter; never empty if the whole is not."""
+    return ranked[len(ranked) // 4 : len(ranked) - len(ranked) // 4]
 
 
 def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) -> npt.NDArray[np.generic]:
@@ -135,28 +149,55 @@ def calls_a_round(call: Call, seconds: float, threads: int) -> int:
     return min(MOST_CALLS, max(LEAST_CALLS // ROUNDS, round(seconds / (2 * ROUNDS) / max(once, 1e-6))))
 
 
-def take_turns(
-    whole: Call, profiled: Call, seconds: float, threads: int, beside: Call | None = None
-) -> tuple[list[float], list[float], list[float]]:
-    """Run two calls in turns for `seconds` altogether, each at least `LEAST_CALLS` times, and no oftener a third one.
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Calls that took turns.
 
-    Returns:
-        Milliseconds of each timed call of `whole`, `profiled` and `beside`, all first called `WARM_UP_CALLS` times
-        untimed.
+    Attributes:
+        whole, profiled: milliseconds of each timed call.
+        beside: of the call beside, in the round of each of these: their mean. Empty where there was none.
     """
-    clock = clock_for(threads)
-    turns = (whole, profiled) if beside is None else (whole, profiled, beside)
+
+    whole: list[float]
+    profiled: list[float]
+    beside: list[float]
+
+
+def take_turns(whole: Call, profiled: Call, seconds: float, threads: int, beside: Call | None = None) -> Turns:
+    """Run calls in turns for `seconds` altogether, the first two at least `LEAST_CALLS` times each.
+
+    Beside another call each is called once in a round, for the machine's speed changes within a second. With several
+    threads each is called some times in a row: the wait until the threads of the one before sleep is much longer.
+    All are first called `WARM_UP_CALLS` times untimed.
+    """
+    turns = [whole, profiled, *([beside] if beside is not None else [])]
     for _ in range(WARM_UP_CALLS):
         for call in turns:
             call()
     calls = calls_a_round(whole, seconds, threads)
-    counts = (calls, calls) if beside is None else (calls, calls, min(calls, calls_a_round(beside, seconds, threads)))
-    times: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for _ in range(ROUNDS):
-        for call, count, kept in zip(turns, counts, times, strict=False):
+    rounds, counts = ROUNDS, [calls] * len(turns)
+    if beside is not None:
+        among = calls_a_round(beside, seconds, threads)
+        if threads == 1:
+            rounds = max(LEAST_CALLS, round(ROUNDS / (1 / calls + 0.5 / among)))
+            counts = [1, 1, 1]
+        else:
+            counts[2] = min(calls, among)
+    times: list[list[float]] = [[], [], []]
+    clock = clock_for(threads)
+    for _ in range(rounds):
+        taken = []
+        for call, count in zip(turns, counts, strict=True):
             settle(threads)
-            for _ in range(count):
-                start = clock()
-                call()
-                kept.append((clock() - start) * 1e3)
-    return times
+            taken.append([_timed(call, clock) for _ in range(count)])
+        times[0] += taken[0]
+        times[1] += taken[1]
+        times[2] += [fmean(ms) for ms in taken[2:] for _ in taken[0]]
+    return Turns(*times)
+
+
+def _timed(call: Call, clock: Callable[[], float]) -> float:
+    """Milliseconds of one call."""
+    start = clock()
+    call()
+    return (clock() - start) * 1e3
