@@ -27,10 +27,11 @@ from leandet.compress.latencies import Latencies
 from leandet.compress.narrow import narrow
 from leandet.cost.latency import Predictor, Reference
 from leandet.cost.profile import EngineName
+from leandet.cost.steps import undisturbed
 
 BACKBONES = ("mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0")
 LEAST = 0.4  # of a group's channels stay at least
-SESSIONS, VISITS = 3, 24  # a network is opened so often, and then called so often
+SESSIONS, VISITS = 3, 40  # a network is opened so often, and then called so often
 NAME = "latency_predictor"
 
 
@@ -85,19 +86,25 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def anew(
     contents: Sequence[bytes], reference: Reference, runtime: EngineName, arguments: argparse.Namespace
 ) -> list[float]:
-    """Milliseconds of graphs at the speed of the reference's; each is opened several times.
+    """Milliseconds of graphs while nothing slows the reference, at the speed that the table began with.
 
     A shared machine changes its speed within a second, by a third. So every call stands between two of the reference,
-    and the median of its ratio to these counts.
+    and those count beside which these were quiet. Each graph is opened several times.
     """
     shape = (1, 3, arguments.size, arguments.size)
     feed = {"images": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    ratios: list[list[float]] = [[] for _ in contents]
+    visits: list[list[tuple[float, float]]] = [[] for _ in contents]
     for _ in range(SESSIONS):
         calls = [call_of(content, feed, runtime, arguments.threads) for content in contents]
-        for kept, new in zip(ratios, beside(calls, reference.open(), arguments.threads, VISITS), strict=True):
+        for kept, new in zip(visits, beside(calls, reference.open(), arguments.threads, VISITS), strict=True):
             kept.extend(new)
-    return [reference.ms * median(kept) for kept in ratios]
+    least = min(known for kept in visits for _, known in kept)
+    found = []
+    for kept in visits:
+        quiet = undisturbed([known for _, known in kept], least)
+        own, known = (sum(kept[visit][which] for visit in quiet) for which in (0, 1))
+        found.append(reference.ms * own / known)
+    return found
 
 
 def tell(line: str) -> None:

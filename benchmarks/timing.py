@@ -86,23 +86,23 @@ def in_turns(calls: Sequence[Call], threads: int, *, rounds: int = 12, seconds: 
     return [median(quietest(kept, KEEP)) for kept in times]
 
 
-def beside(calls: Sequence[Call], known: Call, threads: int, visits: int) -> list[list[float]]:
-    """What each call takes as a multiple of a known one, once for each visit.
+def beside(calls: Sequence[Call], known: Call, threads: int, visits: int) -> list[list[tuple[float, float]]]:
+    """What each call takes, and what a known one takes around it, in milliseconds, once for each visit.
 
-    A visit is a call between two of the known one, which say how fast the machine was just then. All calls are visited
-    in turns; each is warmed up by an untimed one.
+    A visit is a call between two of the known one, which say how fast the machine was just then: the slower of them
+    counts. All calls are visited in turns; each is warmed up by an untimed one.
     """
-    clock, ratios = clock_for(threads), [[0.0] * 0 for _ in calls]
+    clock, found = clock_for(threads), [[(0.0, 0.0)] * 0 for _ in calls]
 
     def timed(run: Call) -> float:
         settle(threads)
         run()
         start = clock()
         run()
-        return clock() - start
+        return (clock() - start) * 1e3
 
     for _ in range(visits):
-        for run, kept in zip(calls, ratios, strict=True):
+        for run, kept in zip(calls, found, strict=True):
             before, own, after = timed(known), timed(run), timed(known)
-            kept.append(2 * own / (before + after))
-    return ratios
+            kept.append((own, max(before, after)))
+    return found

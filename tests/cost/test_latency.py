@@ -22,7 +22,7 @@ from leandet.cost.graph import to_onnx
 from leandet.cost.latency import NOTHING, WHOLE, WHOLE_SIZE, Entry, Predictor, Table, shares, total, trace
 from leandet.cost.pieces import Piece, Placed, pieces
 from leandet.cost.profile import EngineName
-from leandet.cost.steps import Measured, Step
+from leandet.cost.steps import Measured, Step, Yardstick, quiet_means, take_turns, undisturbed
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
@@ -226,6 +226,31 @@ def test_entries_measured_in_a_slow_minute_are_those_of_a_quick_one(tmp_path, mo
     predictor.slower = 4.0
     assert predictor._engine(found).measure(0.1, 0.3).whole_ms > 2 * whole
     assert quick / 1.6 < sum(entry.total for entry in predictor.measure(found)) < 1.6 * quick
+
+
+def test_calls_beside_a_disturbed_yardstick_do_not_count():
+    yardstick = [3.0, 4.0, 3.1, 3.9, 3.0, 4.1, 4.0, 3.2]
+    assert undisturbed(yardstick, 3.0) == [0, 2, 4]
+    assert undisturbed(yardstick, 2.0) == [0, 4]  # never quiet: the least disturbed quarter
+    steps = {"a": [1.0, 9.0, 2.0, 9.0, 3.0, 9.0, 9.0, 9.0], "b": [0.5] * 8}
+    assert quiet_means(steps, 0.1, [0, 2, 4]) == {"a": 2.0, "b": 0.5}
+
+
+@pytest.mark.parametrize(("slow", "calls", "ms"), [(0, 48, 1.0), (150, 47 + 12, 1.0), (10**6, 96, 2.0)])
+def test_measuring_waits_for_a_quiet_machine_but_not_for_ever(monkeypatch, slow, calls, ms):
+    """The clock is made up: the first calls take 2 ms (150 of them fill 47 rounds), the others 1 ms."""
+    made, now = 0, 0.0
+
+    def call():
+        nonlocal made, now
+        made += 1
+        now += 2e-3 if made <= slow else 1e-3
+
+    monkeypatch.setattr("leandet.cost.steps.clock_for", lambda threads: lambda: now)
+    turns = take_turns(call, call, 0.1, 1, Yardstick(call, 1.0))  # 3 or 6 calls fill a sixteenth of that time
+    assert len(turns.whole) == len(turns.profiled) == len(turns.beside) == calls
+    assert [turns.whole[place] for place in turns.quiet] == pytest.approx([ms] * len(turns.quiet))
+    assert len(turns.quiet) >= 12
 
 
 def test_what_cannot_be_predicted_says_so():

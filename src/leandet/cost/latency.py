@@ -4,7 +4,8 @@ The idea is that of the lookup tables of FBNet (arXiv 1812.03443, section 3.2) a
 entry here is what a runtime fuses (see `leandet.cost.pieces`), measured between stand-ins for its neighbours.
 
 A processor that others share, or that grows warm, is at times half as fast as seconds before. So a known network takes
-turns with every graph of pieces, call by call, and the table holds what they take at the speed that it began with.
+turns with every graph of pieces, call by call. What counts is measured while nothing slows that one, and is set right
+by what is left of a difference to when the table began.
 
 Between stand-ins a piece takes about a tenth longer than within a network. By how much, one network says that is
 measured whole as well: `Predictor.share`.
@@ -31,7 +32,7 @@ from leandet.cost.follow import flow
 from leandet.cost.graph import Graph, to_onnx
 from leandet.cost.pieces import Piece, Placed, Port, pieces
 from leandet.cost.profile import EngineName, open_engine
-from leandet.cost.steps import Call, Engine, Measured
+from leandet.cost.steps import Call, Engine, Measured, Yardstick
 from leandet.errors import UserError
 from leandet.machine import describe_machine, usable_cores
 
@@ -48,7 +49,7 @@ NOTHING = Piece(
 KNOWN = "known network"  # its entry in the table
 KNOWN_SIZE = (112, 112)  # maps too large for the nearest cache: it is slowed by what slows a network
 KNOWN_SECONDS = 0.3
-PROBES = 5  # measurements of the known network alone, when the table begins
+PROBES = 5  # measurements of the known network alone, when the table begins; the fastest counts
 WHOLE, WHOLE_SIZE = "mobilenet_v1_050", (224, 224)  # the network that is measured whole too; its entry has its name
 
 
@@ -177,6 +178,7 @@ class Predictor:
         self.runtime = runtime
         self.threads = threads or usable_cores()
         self._tell = tell or (lambda done, of: None)
+        self._least = float("inf")  # milliseconds that the known network took at best
         machine = describe_machine()
         version = self._engine([]).version
         self.table = Table([machine["cpu"], machine["usable_cores"], str(runtime), version, self.threads])
@@ -268,7 +270,9 @@ class Predictor:
     def _timed(self, engine: Engine) -> Measured:
         """A measurement at the speed that the table began with."""
         began = self._origin
-        measured = engine.measure(SECONDS, KEEP, self._known.open())
+        self._least = min(self._least, began)
+        measured = engine.measure(SECONDS, KEEP, Yardstick(self._known.open(), self._least))
+        self._least = min(self._least, measured.beside_ms)
         by = began / measured.beside_ms
         steps = tuple(replace(step, ms=by * step.ms) for step in measured.steps)
         return Measured(by * measured.whole_ms, steps, measured.calls, began)
@@ -278,7 +282,7 @@ class Predictor:
         """What a call of the known network took when the table began."""
         if KNOWN not in self.table:
             calls = [self._known.measure(KNOWN_SECONDS, KEEP).whole_ms for _ in range(PROBES)]
-            self.table.add({KNOWN: Entry(median(calls), ())})
+            self.table.add({KNOWN: Entry(min(calls), ())})
         return self.table[KNOWN].ms
 
     @cached_property

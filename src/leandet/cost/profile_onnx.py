@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import nan
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from leandet.cost.steps import (
     Call,
     Measured,
     Step,
+    Yardstick,
     clock_for,
     quiet_means,
     random_input,
-    slowness,
     take_turns,
 )
 from leandet.engines import onnx_options
@@ -59,7 +59,7 @@ class OnnxEngine:
         """See `Engine.open`."""
         return self._call(open_session(self.graph.model.SerializeToString(), onnx_options(self.threads)))
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Yardstick | None = None) -> Measured:
         """See `Engine.measure`."""
         content = self.graph.model.SerializeToString()
         with tempfile.TemporaryDirectory(prefix="leandet-profile-") as folder:
@@ -72,10 +72,9 @@ class OnnxEngine:
             turns = take_turns(self.open(), self._call(profiled), seconds, self.threads, beside)
             events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
             plan = onnx.load(optimised, load_external_data=False)
-        slower = slowness(turns.beside)
-        found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep, slower=slower)
+        found = kernel_times(events, skip=WARM_UP_CALLS, keep=keep, quiet=turns.quiet)
         whole_ms, profiled_ms = (
-            quiet_means({None: times}, keep, slower)[None] for times in (turns.whole, turns.profiled)
+            quiet_means({None: times}, keep, turns.quiet)[None] for times in (turns.whole, turns.profiled)
         )
         extra = profiled_ms - whole_ms
         own = event_cost(self.threads).here(extra / max(1, len(found)))
@@ -86,7 +85,8 @@ class OnnxEngine:
             for node in plan.graph.node
             if node.name in durations
         ]
-        return Measured(whole_ms, tuple(steps), len(turns.whole), median(turns.beside) if turns.beside else nan)
+        beside_ms = nan if turns.quiet is None else fmean(turns.beside[call] for call in turns.quiet)
+        return Measured(whole_ms, tuple(steps), len(turns.whole), beside_ms)
 
     def _call(self, session: onnxruntime.InferenceSession) -> Call:
         feed = {
@@ -111,7 +111,7 @@ def open_session(content: bytes, options: onnxruntime.SessionOptions) -> onnxrun
 
 
 def kernel_times(
-    events: list[dict[str, Any]], skip: int, keep: float = QUIET_HALF, slower: Sequence[float] = ()
+    events: list[dict[str, Any]], skip: int, keep: float = QUIET_HALF, quiet: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Mean milliseconds of each node over the calls after the first `skip`, of which some count: see `quiet_means`.
 
@@ -122,7 +122,7 @@ def kernel_times(
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             found[event["name"].removesuffix(KERNEL)].append((event["dur"] + 0.5) / 1e3)  # cut to whole microseconds
     calls = sum(event["name"] == CALL for event in events)
-    return quiet_means({name: times[skip:] for name, times in found.items() if len(times) == calls}, keep, slower)
+    return quiet_means({name: times[skip:] for name, times in found.items() if len(times) == calls}, keep, quiet)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import nan
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import onnx
@@ -19,11 +19,12 @@ from leandet.cost.steps import (
     Call,
     Measured,
     Step,
+    Yardstick,
     calls_a_round,
     clock_for,
     quiet_means,
     random_input,
-    slowness,
+    undisturbed,
 )
 from leandet.engines import openvino_settings
 
@@ -53,17 +54,17 @@ class OpenvinoEngine:
         """See `Engine.open`."""
         return self._call(self._compile(openvino_settings(self.threads)))
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Yardstick | None = None) -> Measured:
         """See `Engine.measure`."""
         whole, counting = self.open(), {**openvino_settings(self.threads), "PERF_COUNT": True}
         for _ in range(WARM_UP_CALLS):
             whole()
             if beside is not None:
-                beside()
+                beside.call()
         calls = calls_a_round(whole, seconds, self.threads)
         timed = [(whole, calls)]
         if beside is not None:
-            timed.append((beside, min(calls, calls_a_round(beside, seconds, self.threads))))
+            timed.append((beside.call, min(calls, calls_a_round(beside.call, seconds, self.threads))))
         rounds: dict[str | None, list[float]] = defaultdict(list)
         others: list[float] = []
         kinds: dict[str, str] = {}
@@ -80,9 +81,11 @@ class OpenvinoEngine:
                 rounds[item.node_name].append(item.real_time.total_seconds() * 1e3 + 0.0005)
                 if item.status == item.Status.EXECUTED:
                     kinds[item.node_name] = f"{item.node_type} {item.exec_type}"
-        means = quiet_means(rounds, keep, slowness(others))
+        quiet = None if beside is None else undisturbed(others, beside.ms)
+        means = quiet_means(rounds, keep, quiet)
         steps = self._steps(request.get_compiled_model().get_runtime_model(), means, kinds)
-        return Measured(means[None], tuple(steps), calls * ROUNDS, median(others) if others else nan)
+        beside_ms = nan if quiet is None else fmean(others[place] for place in quiet)
+        return Measured(means[None], tuple(steps), calls * ROUNDS, beside_ms)
 
     def _compile(self, settings: Mapping[str, Any]) -> Any:
         """The network, compiled anew, as an `openvino.InferRequest`."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from statistics import fmean, median
+from statistics import fmean
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -19,6 +19,9 @@ WARM_UP_CALLS = 3
 LEAST_CALLS = 24
 MOST_CALLS = 400  # a round
 QUIET_HALF = 0.5
+QUIET = 1.05  # times the least that a yardstick takes: nothing else slows the core
+ENOUGH = 12  # calls beside quiet ones
+PATIENCE = 4  # times as long as wished, while there are not enough of them
 
 K = TypeVar("K")
 Call = Callable[[], object]
@@ -51,14 +54,26 @@ class Measured:
         whole_ms: mean time of a call without the profiler over the calls that count, milliseconds.
         steps: in the order in which they run; steps that took no time of their own are left out.
         calls: timed calls, without the profiler and as many with it.
-        beside_ms: median time of the call that took turns with these, at whose speed then the other times are given;
-            NaN where none did.
+        beside_ms: mean time of the yardstick beside the calls that count; NaN where there was none.
     """
 
     whole_ms: float
     steps: tuple[Step, ...]
     calls: int
     beside_ms: float = nan
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """A call that takes turns with others and says how fast the machine is.
+
+    Attributes:
+        call: of a network that is always the same.
+        ms: the least that it has been seen to take.
+    """
+
+    call: Call
+    ms: float
 
 
 class Engine(Protocol):
@@ -77,14 +92,14 @@ class Engine(Protocol):
         """A session of its own, which runs the network on random numbers."""
         ...
 
-    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Call | None = None) -> Measured:
+    def measure(self, seconds: float, keep: float = QUIET_HALF, beside: Yardstick | None = None) -> Measured:
         """Time the network for about so many seconds.
 
         Args:
             seconds: altogether, but for `beside`.
             keep: share of the calls that count, the fastest ones: other programs disturb the rest.
-            beside: something else to be timed in turns with the network. Each call's time is then divided by how much
-                slower this was just then, and the middle half of the calls counts, whatever `keep` says.
+            beside: takes turns with the network. The calls beside its quiet ones then count, whatever `keep` says, and
+                measuring takes up to `PATIENCE` times as long until there are enough.
         """
         ...
 
@@ -94,12 +109,19 @@ def quietest(times: Sequence[float], keep: float) -> list[float]:
     return sorted(times)[: max(1, round(keep * len(times)))]
 
 
-def slowness(beside: Sequence[float]) -> list[float]:
-    """How much slower than typically the call beside was, in each round."""
-    return [ms / median(beside) for ms in beside] if beside else []
+def undisturbed(taken: Sequence[float], least: float) -> list[int]:
+    """Which calls of a yardstick met nothing that slowed the machine; the least slowed ones where too few did.
+
+    Args:
+        taken: milliseconds of each call.
+        least: what a call has been seen to take.
+    """
+    ranked = sorted(range(len(taken)), key=taken.__getitem__)
+    enough = max(1, min(ENOUGH, len(ranked) // 4))
+    return sorted(place for n, place in enumerate(ranked) if n < enough or taken[place] <= QUIET * least)
 
 
-def quiet_means(times: Mapping[K, Sequence[float]], keep: float, slower: Sequence[float] = ()) -> dict[K, float]:
+def quiet_means(times: Mapping[K, Sequence[float]], keep: float, quiet: Sequence[int] | None = None) -> dict[K, float]:
     """Mean time of each step over the fastest calls, or rounds of calls.
 
     Means over the same calls add up to these calls' mean. Medians do not: a disturbance strikes other steps in each
@@ -108,19 +130,12 @@ def quiet_means(times: Mapping[K, Sequence[float]], keep: float, slower: Sequenc
     Args:
         times: of each step, one for each call, the same calls in the same order.
         keep: share of the calls that count.
-        slower: for each call how much slower the machine was, by a call beside it. Times are divided by it, and the
-            middle half of the calls counts: one that looks fast may stand beside a disturbed one.
+        quiet: the calls that count, where a yardstick says so.
     """
-    totals = [sum(call) for call in zip(*times.values(), strict=True)]
-    by = slower or [1.0] * len(totals)
-    ranked = sorted(range(len(totals)), key=lambda call: totals[call] / by[call])
-    counted = middle_half(ranked) if slower else ranked[: max(1, round(keep * len(ranked)))]
-    return {step: fmean(taken[call] / by[call] for call in counted) for step, taken in times.items()}
-
-
-def middle_half(ranked: Sequence[int]) -> Sequence[int]:
-    """Without the first and the last quarter; never empty if the whole is not."""
-    return ranked[len(ranked) // 4 : len(ranked) - len(ranked) // 4]
+    if quiet is None:
+        totals = [sum(call) for call in zip(*times.values(), strict=True)]
+        quiet = sorted(range(len(totals)), key=totals.__getitem__)[: max(1, round(keep * len(totals)))]
+    return {step: fmean(taken[call] for call in quiet) for step, taken in times.items()}
 
 
 def random_input(shape: Sequence[int], kind: type[np.generic], seed: int = 0) -> npt.NDArray[np.generic]:
@@ -155,45 +170,53 @@ class Turns:
 
     Attributes:
         whole, profiled: milliseconds of each timed call.
-        beside: of the call beside, in the round of each of these: their mean. Empty where there was none.
+        beside: of the yardstick, around each of these. Empty where there was none.
+        quiet: which of the calls it found the machine quiet for; None where there was none.
     """
 
     whole: list[float]
     profiled: list[float]
     beside: list[float]
+    quiet: list[int] | None
 
 
-def take_turns(whole: Call, profiled: Call, seconds: float, threads: int, beside: Call | None = None) -> Turns:
+def take_turns(whole: Call, profiled: Call, seconds: float, threads: int, beside: Yardstick | None = None) -> Turns:
     """Run calls in turns for `seconds` altogether, the first two at least `LEAST_CALLS` times each.
 
-    Beside another call each is called once in a round, for the machine's speed changes within a second. With several
-    threads each is called some times in a row: the wait until the threads of the one before sleep is much longer.
     All are first called `WARM_UP_CALLS` times untimed.
     """
-    turns = [whole, profiled, *([beside] if beside is not None else [])]
     for _ in range(WARM_UP_CALLS):
-        for call in turns:
+        for call in (whole, profiled, *([beside.call] if beside is not None else [])):
             call()
-    calls = calls_a_round(whole, seconds, threads)
-    rounds, counts = ROUNDS, [calls] * len(turns)
-    if beside is not None:
-        among = calls_a_round(beside, seconds, threads)
-        if threads == 1:
-            rounds = max(LEAST_CALLS, round(ROUNDS / (1 / calls + 0.5 / among)))
-            counts = [1, 1, 1]
-        else:
-            counts[2] = min(calls, among)
+    calls, clock = calls_a_round(whole, seconds, threads), clock_for(threads)
+    if beside is not None and threads == 1:
+        return _one_by_one(whole, profiled, beside, ROUNDS * calls)
     times: list[list[float]] = [[], [], []]
-    clock = clock_for(threads)
-    for _ in range(rounds):
-        taken = []
-        for call, count in zip(turns, counts, strict=True):
+    for _ in range(ROUNDS):
+        for kept, call in zip(times, (whole, profiled), strict=False):
             settle(threads)
-            taken.append([_timed(call, clock) for _ in range(count)])
-        times[0] += taken[0]
-        times[1] += taken[1]
-        times[2] += [fmean(ms) for ms in taken[2:] for _ in taken[0]]
-    return Turns(*times)
+            kept += [_timed(call, clock) for _ in range(calls)]
+        if beside is not None:
+            settle(threads)
+            few = min(calls, calls_a_round(beside.call, seconds, threads))
+            times[2] += [fmean(_timed(beside.call, clock) for _ in range(few))] * calls
+    plain, slower, around = times
+    return Turns(plain, slower, around, None if beside is None else undisturbed(around, beside.ms))
+
+
+def _one_by_one(whole: Call, profiled: Call, beside: Yardstick, calls: int) -> Turns:
+    """Each call between two of the yardstick, for a machine that others share changes its speed within a second."""
+    clock, plain, slower, around = clock_for(1), [0.0] * 0, [0.0] * 0, [0.0] * 0
+    before = _timed(beside.call, clock)
+    while len(plain) < calls or (
+        len(plain) < PATIENCE * calls and sum(ms <= QUIET * beside.ms for ms in around) < ENOUGH
+    ):
+        plain.append(_timed(whole, clock))
+        slower.append(_timed(profiled, clock))
+        after = _timed(beside.call, clock)
+        around.append(max(before, after))
+        before = after
+    return Turns(plain, slower, around, undisturbed(around, beside.ms))
 
 
 def _timed(call: Call, clock: Callable[[], float]) -> float:
