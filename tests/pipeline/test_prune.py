@@ -193,7 +193,7 @@ def test_every_criterion_ranks_a_detectors_channels(model, dataset, name):
         ({"rules": (Rule("nowhere.*", exclude=True),)}, "matches no layer that can be cut: there are backbone"),
         ({"teacher": Path("nowhere.safetensors")}, "no such file"),
         ({"teacher": Path("nowhere.safetensors"), "distill": 0.0}, "teaches nothing with the weight 0"),
-        ({"distill": -1.0}, "above 0"),
+        ({"distill": -1.0}, "at least 0, not -1"),
     ],
 )
 def test_what_a_person_can_mend_is_said_before_anything_is_trained(model, dataset, tmp_path, change, sentence):

@@ -114,6 +114,8 @@ def taught(
     Raises:
         UserError: if the weight is out of range, or the teacher cannot teach.
     """
+    if not weight >= 0:
+        raise UserError(f"the teacher's weight must be at least 0, not {weight:g}.")
     if teacher is not None and not weight:
         raise UserError(f"{teacher} teaches nothing with the weight 0: leave it out, or give a weight above 0.")
     return Distillation(load_teacher(teacher or model, classes, levels), weight) if weight else None
