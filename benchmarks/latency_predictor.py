@@ -25,7 +25,7 @@ from leandet import nets
 from leandet.compress.channels import Structure, analyse
 from leandet.compress.latencies import Latencies
 from leandet.compress.narrow import narrow
-from leandet.cost.latency import Predictor, Reference
+from leandet.cost.latency import Predictor
 from leandet.cost.profile import EngineName
 from leandet.cost.steps import undisturbed
 
@@ -67,7 +67,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         narrow(narrower, image, {g.name: g.at(kept[g.name]) for g in structure.groups})
         contents.append(export(narrower, (1, 3, size, size)))
         tell(f"{name}: {len(contents)} of {len(configurations)} networks built")
-    measured = anew(contents, predictor.reference, runtime, arguments)
+    measured = anew(contents, predictor, runtime, arguments)
     ratios = [p / m for p, m in zip(predicted, measured, strict=True)]
     errors = [abs(ratio - 1) for ratio in ratios]
     return {
@@ -84,26 +84,27 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def anew(
-    contents: Sequence[bytes], reference: Reference, runtime: EngineName, arguments: argparse.Namespace
+    contents: Sequence[bytes], predictor: Predictor, runtime: EngineName, arguments: argparse.Namespace
 ) -> list[float]:
-    """Milliseconds of graphs while nothing slows the reference, at the speed that the table began with.
+    """Milliseconds of graphs while nothing slows the yardstick, at the speed that the table began with.
 
-    A shared machine changes its speed within a second, by a third. So every call stands between two of the reference,
+    A shared machine changes its speed within a second, by a third. So every call stands between two of the yardstick,
     and those count beside which these were quiet. Each graph is opened several times.
     """
     shape = (1, 3, arguments.size, arguments.size)
     feed = {"images": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     visits: list[list[tuple[float, float]]] = [[] for _ in contents]
     for _ in range(SESSIONS):
+        yardstick = predictor.yardstick()
         calls = [call_of(content, feed, runtime, arguments.threads) for content in contents]
-        for kept, new in zip(visits, beside(calls, reference.open(), arguments.threads, VISITS), strict=True):
+        for kept, new in zip(visits, beside(calls, yardstick.call, arguments.threads, VISITS), strict=True):
             kept.extend(new)
     least = min(known for kept in visits for _, known in kept)
     found = []
     for kept in visits:
         quiet = undisturbed([known for _, known in kept], least)
         own, known = (sum(kept[visit][which] for visit in quiet) for which in (0, 1))
-        found.append(reference.ms * own / known)
+        found.append(yardstick.ms * own / known)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from record import DOCS, fill, load, save, table
 from leandet.card import Card
 from leandet.data.read import read
 from leandet.data.sample import Dataset
-from leandet.detector.files import load_detector, save_detector
+from leandet.detector.files import load_detector
 from leandet.evaluate import evaluate
 from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
-from leandet.runtime import open_runtime
+from leandet.runtime.torch import TorchRuntime
 
 NAME = "recovery"
 BATCH = 16
@@ -42,17 +42,9 @@ class Case:
 
     def recipe(self, epochs: int, seed: int) -> Recipe:
         """Measured three times, without the epochs for the choice alone."""
-        return Recipe(
-            epochs=epochs,
-            batch=BATCH,
-            learning_rate=self.learning_rate,
-            backbone_rate=self.backbone_rate,
-            mosaic_share=self.mosaic_share,
-            settling=0.0,
-            evaluations=3,
-            patience=0,
-            seed=seed,
-        )
+        recipe = Recipe.after_cut(epochs, BATCH, seed, self.learning_rate)
+        varied = replace(recipe, backbone_rate=self.backbone_rate, mosaic_share=self.mosaic_share)
+        return replace(varied, settling=0.0, evaluations=3, patience=0)
 
 
 CASES = (
@@ -81,9 +73,8 @@ def run(case: Case, dataset: Dataset, arguments: argparse.Namespace) -> dict[str
             Path(scratch),
             guide=guide,
         )
-        path = Path(scratch) / "model.safetensors"
-        save_detector(detector, Card(card.classes, detector.spec, {}, {}), path)
-        scores, _ = evaluate(open_runtime(path, arguments.threads), dataset.splits[dataset.judging], card.classes)
+    runtime = TorchRuntime(detector, Card(card.classes, detector.spec), arguments.threads)
+    scores, _ = evaluate(runtime, dataset.splits[dataset.judging], card.classes)
     return {"val_ap": outcome.best_ap, "ap": scores.ap, "split": dataset.judging}
 
 

@@ -32,7 +32,7 @@ from leandet.cost.follow import flow
 from leandet.cost.graph import Graph, to_onnx
 from leandet.cost.pieces import Piece, Placed, Port, pieces
 from leandet.cost.profile import EngineName, open_engine
-from leandet.cost.steps import Call, Engine, Measured, Yardstick
+from leandet.cost.steps import Engine, Measured, Yardstick
 from leandet.errors import UserError
 from leandet.machine import describe_machine, usable_cores
 
@@ -97,19 +97,6 @@ def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
         for value, ms in zip(one.reads, entry.reorders, strict=True):
             reorders[value] = max(reorders.get(value, 0.0), ms)
     return sum(entry.ms for entry in entries) + sum(reorders.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A network, and what a call of it took when a table began.
-
-    Attributes:
-        open: opens it in the runtime, and returns the call.
-        ms: milliseconds.
-    """
-
-    open: Callable[[], Call]
-    ms: Milliseconds
 
 
 class Table:
@@ -200,10 +187,9 @@ class Predictor:
         """The latency of a network in pieces."""
         return self.call_ms + total(placed, self.entries([one.piece.text for one in placed]))
 
-    @cached_property
-    def reference(self) -> Reference:
-        """What says how fast the machine is: how much longer its call takes than `ms`, so much do predictions."""
-        return Reference(self._known.open, self._origin)
+    def yardstick(self) -> Yardstick:
+        """The known network, opened anew, and what it took when the table began: predictions are of that speed."""
+        return Yardstick(self._known.open(), self._origin)
 
     @property
     def call_ms(self) -> Milliseconds:
@@ -269,13 +255,13 @@ class Predictor:
 
     def _timed(self, engine: Engine) -> Measured:
         """A measurement at the speed that the table began with."""
-        began = self._origin
-        self._least = min(self._least, began)
-        measured = engine.measure(SECONDS, KEEP, Yardstick(self._known.open(), self._least))
+        known = self.yardstick()
+        self._least = min(self._least, known.ms)
+        measured = engine.measure(SECONDS, KEEP, replace(known, ms=self._least))
         self._least = min(self._least, measured.beside_ms)
-        by = began / measured.beside_ms
+        by = known.ms / measured.beside_ms
         steps = tuple(replace(step, ms=by * step.ms) for step in measured.steps)
-        return Measured(by * measured.whole_ms, steps, measured.calls, began)
+        return Measured(by * measured.whole_ms, steps, measured.calls, known.ms)
 
     @property
     def _origin(self) -> Milliseconds:

@@ -69,7 +69,7 @@ class Yardstick:
 
     Attributes:
         call: of a network that is always the same.
-        ms: the least that it has been seen to take.
+        ms: what it takes on a quiet machine.
     """
 
     call: Call
