@@ -204,7 +204,8 @@ def sparsify_detector(
     masked = work.masked_ap(detector, card)
     if threads:
         torch.set_num_threads(threads)
-    say(f"training for {tuning.epochs} epochs, all zeros there after {tuning.ramp_epochs.epochs}")
+    if tuning.epochs:
+        say(f"training for {tuning.epochs} epochs, all zeros there after {tuning.ramp_epochs.epochs}")
     tune(detector, dataset, plan, tuning, folder, early=first, guide=guide, resume=resume)
     if bits is not None:
         detector = share(detector, bits)
