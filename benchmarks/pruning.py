@@ -213,7 +213,8 @@ def main() -> None:
         study(arguments, results)
     print(page(results))
     fill(DOCS / "pruning.md", "study", page(results))
-    write_text(DOCS / f"{arguments.name}.svg", chart(results, arguments))
+    if len({cell["criterion"] for cell in results["cells"].values()}) > 1:  # one alone is compared with nothing
+        write_text(DOCS / f"{arguments.name}.svg", chart(results, arguments))
 
 
 if __name__ == "__main__":
