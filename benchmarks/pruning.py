@@ -141,15 +141,18 @@ def time_again(results: dict[str, Any], arguments: argparse.Namespace) -> None:
         pruned, _ = load_detector(arguments.work / cell["path"])
         dataset, _ = read(arguments.root / cell["data"])
         images = tuple(sample.image for sample in dataset.splits[dataset.judging][:BENCH_IMAGES])
-        before, after = Stopwatch(card, images, cell["threads"], BENCH_SECONDS)(uncut, pruned).rows
+        before, after = Stopwatch(card, images, arguments.threads or cell["threads"], BENCH_SECONDS)(uncut, pruned).rows
         cell.setdefault("again", []).append({"before_p50_ms": before.p50_ms, "p50_ms": after.p50_ms})
         print(f"{key}: {before.p50_ms:.2f} -> {after.p50_ms:.2f} ms")
     save(arguments.name, results)
 
 
 def times(cell: dict[str, Any]) -> str:
-    """The measurement whose ratio is the middle one, and the ratios of all."""
-    found = sorted([cell, *cell.get("again", [])], key=lambda one: one["p50_ms"] / one["before_p50_ms"])
+    """The measurement whose ratio is the middle one, and the ratios of all; nothing where none was timed."""
+    timed = [one for one in (cell, *cell.get("again", [])) if one["p50_ms"] is not None]
+    if not timed:
+        return ""
+    found = sorted(timed, key=lambda one: one["p50_ms"] / one["before_p50_ms"])
     middle = found[(len(found) - 1) // 2]
     ratios = ", ".join(f"{one['p50_ms'] / one['before_p50_ms']:.2f}" for one in found)
     return f"{middle['before_p50_ms']:.2f} -> {middle['p50_ms']:.2f} ms ({ratios}x)"

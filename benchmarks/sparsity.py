@@ -2,7 +2,7 @@
 
 Each case is one training and one JSON file; a study that was interrupted goes on where it was, finished cases included.
 
-Run: .venv/bin/python benchmarks/sparsity.py MODEL.safetensors --data DATA [--epochs 40]
+Run: .venv/bin/python benchmarks/sparsity.py MODEL.safetensors --data DATA --name bccd-mobilenet_v2 [--epochs 40]
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import record
 
 from leandet.data.read import read
 from leandet.data.sample import Dataset
 from leandet.sparsify import Blocks, Movement, NofM, Plan, Random, Scope, magnitude
-from leandet.sparsify.detectors import Tuning, sparsify_detector
+from leandet.sparsify.detectors import Outcome, Tuning, sparsify_detector
 
 WORK = record.ROOT / "runs" / "sparsity"
 
@@ -47,9 +48,11 @@ def cases() -> list[Case]:
     ]
 
 
-def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: Path, threads: int | None) -> None:
+def measure(
+    case: Case, name: str, model: Path, dataset: Dataset, tuning: Tuning, folder: Path, threads: int | None
+) -> None:
     """Run a case unless its result is there; models and checkpoints stay in `folder`."""
-    if record.load(result_of(case)):
+    if record.load(result_of(name, case.name)):
         return
     out = folder / f"{case.name}.safetensors"
     if case.of is not None:
@@ -66,22 +69,48 @@ def measure(case: Case, model: Path, dataset: Dataset, tuning: Tuning, folder: P
         resume=out.with_name(f"{out.stem}-training").exists(),
         tell=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
-    row = {**outcome.to_json(), "plan": str(case.plan), "shared_bits": case.bits, "path": out.name}
+    seconds = round(time.perf_counter() - start, 1)
+    record.save(result_of(name, case.name), {**row_of(outcome, case, tuning), "seconds": seconds})
+
+
+def row_of(outcome: Outcome, case: Case, tuning: Tuning) -> dict[str, Any]:
+    """What is kept of a case."""
+    row = {**outcome.to_json(), "plan": str(case.plan), "shared_bits": case.bits, "path": outcome.path.name}
+    del row["latency"]  # in words
     row |= {"epochs": tuning.epochs, "ramp": tuning.ramp, "learning_rate": tuning.learning_rate}
-    row |= {"distill": tuning.distill, "seconds": round(time.perf_counter() - start, 1)}
-    record.save(result_of(case), row)
+    return row | {"distill": tuning.distill}
 
 
-def result_of(case: Case) -> str:
-    """The name of its file in `results/`."""
-    return f"sparsity/{case.name}"
+def result_of(name: str, case: str) -> str:
+    """The name of a case's file in `results/`, of the detector of that name."""
+    return f"sparsity/{name}-{case}"
+
+
+def page() -> str:
+    """All results at hand, in Markdown."""
+    rows, order = [], [case.name for case in cases()]
+    found = [path.stem for path in (record.RESULTS / "sparsity").glob("*.json")]
+    known = [
+        next((stem.removesuffix(f"-{name}"), name) for name in order if stem.endswith(f"-{name}")) for stem in found
+    ]
+    for detector, name in sorted(known, key=lambda one: (one[0], order.index(one[1]))):
+        row = record.load(result_of(detector, name))
+        shared = row["shared_bits"] is not None
+        cut = "" if row["masked_ap"] is None or shared else f"{100 * row['masked_ap']:.1f} %"
+        dense = "" if shared else f"{100 * row['dense_ap']:.1f} %"  # what is shared is the sparse one
+        size = f"{row['bytes'] / 1e6:.2f} MB"
+        ratio = "" if row["p50_ms"] is None else f"{row['p50_ms'] / row['dense_p50_ms']:.2f}x"
+        rows.append([detector.replace("-", ", ", 1), name, dense, cut, f"{100 * row['ap']:.1f} %", size])
+        rows[-1] += [f"{row['times_smaller']:.1f}x", ratio]
+    return record.table(["detector", "zeros", "AP dense", "cut", "trained", "file", "smaller", "p50"], rows)
 
 
 def main() -> None:
-    """Run every case that has no result yet, and print the table."""
+    """Run every case that has no result yet, then print the table and fill that of docs/sparsity.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="of the detector, such as bccd-mobilenet_v2")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--ramp", type=float, default=0.5)
@@ -94,20 +123,11 @@ def main() -> None:
     tuning = Tuning(
         arguments.epochs, learning_rate=arguments.learning_rate, ramp=arguments.ramp, distill=arguments.distill
     )
-    print(
-        f"{'case':28} {'AP dense':>9} {'cut':>6} {'trained':>8} {'zeros':>6} {'kB':>7} {'smaller':>8} {'p50 ratio':>10}"
-    )
     for case in cases():
-        if arguments.only and case.name not in arguments.only:
-            continue
-        measure(case, arguments.model, dataset, tuning, arguments.out, arguments.threads)
-        row = record.load(result_of(case))
-        cut = "" if row["masked_ap"] is None else f"{100 * row['masked_ap']:.1f}"
-        print(
-            f"{case.name:28} {100 * row['dense_ap']:9.1f} {cut:>6} {100 * row['ap']:8.1f} {row['zeros']:6.1%} "
-            f"{row['bytes'] / 1e3:7.0f} {row['times_smaller']:7.1f}x {row['p50_ms'] / row['dense_p50_ms']:10.2f}",
-            flush=True,
-        )
+        if not arguments.only or case.name in arguments.only:
+            measure(case, arguments.name, arguments.model, dataset, tuning, arguments.out, arguments.threads)
+    print(page())
+    record.fill(record.DOCS / "sparsity.md", "cases", page())
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def data(tmp_path_factory):
     return draw_shapes(tmp_path_factory.mktemp("shapes"), train=17, val=3, side=96)
 
 
+def test_a_gpu_is_fed_by_more_loaders_than_a_cpu(monkeypatch):
+    monkeypatch.setattr("leandet.learn.processes.usable_cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert Processes().loaders == 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [Processes(world=n).loaders for n in (1, 4, 16)] == [8, 3, 1]
+
+
 def start(command: list[str]) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, env=environment)

@@ -70,10 +70,11 @@ class Masking(Callback):
             self._plan.scorer.add(self._plan.weights(_detector(pl_module)))
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Let the weights go."""
+        """Let the weights go, and the GPU that they were trained on."""
         if self._hold is not None:
             self._hold.release()
             self._hold = None
+        self.masks = {name: mask.cpu() for name, mask in self.masks.items()}
 
 
 def _detector(module: torch.nn.Module) -> torch.nn.Module:

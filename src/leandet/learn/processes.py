@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from leandet.errors import UserError
+from leandet.machine import usable_cores
+
+MOST_LOADERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,17 @@ class Processes:
     def each(self) -> int:
         """Processes on one machine."""
         return self.world // self.nodes
+
+    @property
+    def loaders(self) -> int:
+        """Processes that make pictures for each, where a recipe does not say how many.
+
+        One where the CPU trains: more would take its cores. A GPU is fed by as many as there are cores for: it trains a
+        light network on a picture in less time than one core needs to make it.
+        """
+        if not torch.cuda.is_available():
+            return 1
+        return max(1, min(MOST_LOADERS, usable_cores() // self.each - 1))
 
     @property
     def first(self) -> bool:

@@ -32,7 +32,7 @@ class Recipe:
         evaluations: how many times the validation split is measured, evenly spread.
         patience: stop after this many measurements without a better AP; 0 never stops.
         seed: decides initial weights, order and views.
-        workers: loader processes; 0 loads in the training process.
+        workers: loader processes; 0 loads in the training process, None takes as many as suit the machine.
     """
 
     epochs: int = 100
@@ -51,11 +51,11 @@ class Recipe:
     evaluations: int = 12
     patience: int = 6
     seed: int = 0
-    workers: int = 1
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("evaluations", 1), ("patience", 0), ("workers", 0)):
-            if (value := getattr(self, name)) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, not {value}.")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate must be above 0, not {self.learning_rate}.")

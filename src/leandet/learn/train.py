@@ -93,7 +93,7 @@ def train(
         batch=recipe.batch,
         seed=recipe.seed,
         mosaic_until=round(recipe.epochs * recipe.mosaic_share),
-        workers=recipe.workers,
+        workers=processes.loaders if recipe.workers is None else recipe.workers,
         rank=processes.rank,
         world=processes.world,
     )

@@ -36,6 +36,8 @@ class Hold:
 
     def _hook(self, name: str) -> torch.utils.hooks.RemovableHandle:
         def mask(gradient: Tensor) -> Tensor:
+            if self._cut[name].device != gradient.device:  # held before a trainer moved the module to its GPU
+                self._cut[name] = self._cut[name].to(gradient.device)
             return gradient.masked_fill(self._cut[name], 0)  # not times zero: an overflow would leave a NaN
 
         handle: torch.utils.hooks.RemovableHandle = self._module.get_parameter(name).register_hook(mask)  # type: ignore[no-untyped-call]

@@ -1,0 +1,194 @@
+"""Many trainings beside each other on one GPU: the detectors of the pruning and the sparsity study.
+
+A light network leaves a large GPU idle between its kernels: fourteen trainings beside each other, each in a process of
+its own, took as long as two after the other. What is finished is not done again, what was interrupted goes on, and at
+the deadline everything stops. Latency cannot be measured on a machine so busy: `--collect` takes over the accuracies
+alone, on the machine whose latency is asked for, and `benchmarks/pruning.py --again` times the pruned detectors there.
+
+Run: python benchmarks/beside.py DATA --out runs/beside --weights FOLDER --slots 14 --minutes 13
+     python benchmarks/beside.py DATA --out runs/beside --collect
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pruning
+import record
+import sparsity
+import torch
+
+from leandet.atomic import write_json
+from leandet.compress import Quantity, Target
+from leandet.data.read import read
+from leandet.machine import describe_machine
+from leandet.pipeline import Options, Pruning, Remaining, prune_detector, train_only
+from leandet.sparsify.detectors import Tuning, sparsify_detector
+
+MODEL, DONE, LOG = "model.safetensors", "done.json", "log.txt"
+DATA = ("bccd", "cards")
+BACKBONES = {"mobilenet_v2": True, "shufflenet_v2_x1_0": False}  # whether there are ImageNet weights
+SPARSE = ("unstructured-90", "2of4", "1x4-50")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its name, what it does in its folder, and the jobs whose models it needs."""
+
+    name: str
+    run: Callable[[Path], dict[str, Any]]
+    needs: frozenset[str] = field(default_factory=frozenset)
+
+
+def train(asked: argparse.Namespace, data: str, backbone: str, out: Path) -> dict[str, Any]:
+    """A detector from ImageNet weights where there are any."""
+    weights = str(asked.weights) if BACKBONES[backbone] else "none"
+    options = Options(asked.data / data, out, backbone, weights, 320, threads=1)
+    return train_only(options, resume=(out / "build.json").is_file(), tell=say)
+
+
+def prune(asked: argparse.Namespace, cell: pruning.Cell, base: str, out: Path) -> dict[str, Any]:
+    """Half of a detector."""
+    goal = Remaining(Target(Quantity.MULTIPLY_ADDS, cell.remaining))
+    how = Pruning(goal, criterion=cell.criterion, epochs=60, threads=1)
+    begun = (out / MODEL).with_suffix(".pruning") / "prune.json"
+    dataset, _ = read(asked.data / cell.data)
+    return prune_detector(asked.out / base / MODEL, dataset, out / MODEL, how, resume=begun.is_file(), tell=say)
+
+
+def sparsify(asked: argparse.Namespace, data: str, base: str, name: str, out: Path) -> dict[str, Any]:
+    """A detector with zeros; where the case has one, the shared file too."""
+    cases = {case.name: case for case in sparsity.cases()}
+    dataset, _ = read(asked.data / data)
+    tuning = Tuning(40, ramp=0.4)
+    begun = (out / f"{(out / MODEL).stem}-training").exists()
+    model = asked.out / base / MODEL
+    found = sparsify_detector(
+        model, dataset, out / MODEL, cases[name].plan, tuning, threads=1, seconds=0.1, resume=begun, tell=say
+    )
+    rows = {name: sparsity.row_of(found, cases[name], tuning)}
+    for case in cases.values():
+        if case.of == name:
+            untrained = Tuning(0, ramp=0.4)
+            path = out / f"{case.name}.safetensors"
+            shared = sparsify_detector(
+                out / MODEL, dataset, path, case.plan, untrained, bits=case.bits, threads=1, seconds=0.1, tell=say
+            )
+            rows[case.name] = sparsity.row_of(shared, case, untrained)
+    return rows
+
+
+def jobs(asked: argparse.Namespace) -> Iterator[Job]:
+    """The uncut detectors, then what needs them."""
+    bases = [(data, backbone, f"{data}-{backbone}") for data in DATA for backbone in BACKBONES]
+    for data, backbone, base in bases:
+        yield Job(base, partial(train, asked, data, backbone))
+    for data, backbone, base in bases:
+        cell, needs = pruning.Cell(data, backbone, "taylor", 0.5), frozenset({base})
+        yield Job(cell.key, partial(prune, asked, cell, base), needs)
+        for name in SPARSE:
+            yield Job(f"{base}-{name}", partial(sparsify, asked, data, base, name), needs)
+
+
+def say(line: str) -> None:
+    """Into the job's log."""
+    print(line, flush=True)
+
+
+def child(job: Job, out: Path) -> int:
+    """The job, in a process and a session of its own; 0 if it succeeded."""
+    os.setsid()
+    out.mkdir(parents=True, exist_ok=True)
+    log = os.open(out / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        result = job.run(out)
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        write_json(out / DONE, {**result, "trained_on": {**describe_machine(), "gpu": gpu}})
+    except BaseException:  # noqa: BLE001 (whatever it was, the log has it)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def work(asked: argparse.Namespace) -> None:
+    """All jobs, `slots` at once, until the deadline."""
+    waiting = [job for job in jobs(asked) if not (asked.out / job.name / DONE).is_file()]
+    finished = {job.name for job in jobs(asked)} - {job.name for job in waiting}
+    running: dict[int, Job] = {}
+    end = time.monotonic() + 60 * asked.minutes
+    while (waiting or running) and time.monotonic() < end:
+        for job in [job for job in waiting if job.needs <= finished][: asked.slots - len(running)]:
+            waiting.remove(job)
+            if (pid := os.fork()) == 0:
+                os._exit(child(job, asked.out / job.name))
+            running[pid] = job
+        pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
+        if pid in running:
+            job = running.pop(pid)
+            finished |= set() if status else {job.name}
+            print(f"{job.name}: {'failed, see its ' + LOG if status else 'done'}", flush=True)
+        elif not running:
+            break  # what is left needs a job that failed
+        else:
+            time.sleep(0.5)
+    for pid in running:
+        os.killpg(pid, signal.SIGKILL)
+
+
+def collect(asked: argparse.Namespace) -> None:
+    """Into the studies' results what is finished, without the times."""
+    study = record.load("pruning")
+    for data in DATA:
+        for backbone in BACKBONES:
+            base = f"{data}-{backbone}"
+            cell = pruning.Cell(data, backbone, "taylor", 0.5)
+            if (found := done(asked, cell.key)) is not None:
+                names = {"data": data, "backbone": backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
+                times = {"before_p50_ms": None, "p50_ms": None, "warnings": []}
+                study.setdefault("cells", {})[cell.key] = {"remaining": cell.remaining, **found, **names, **times}
+            for name in SPARSE:
+                rows = done(asked, f"{base}-{name}") or {"trained_on": None}
+                common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
+                for case, row in rows.items():
+                    record.save(sparsity.result_of(base, case), {**row, **common})
+    record.save("pruning", study)
+
+
+def done(asked: argparse.Namespace, name: str) -> dict[str, Any] | None:
+    """What a job left."""
+    path = asked.out / name / DONE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="folder with mobilenet_v2.safetensors")
+    parser.add_argument("--slots", type=int, default=14)
+    parser.add_argument("--minutes", type=float, default=1e6, help="until all stop")
+    parser.add_argument("--collect", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.collect:
+        collect(asked)
+    else:
+        work(asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
