@@ -1,4 +1,7 @@
-"""Many trainings beside each other on one GPU: the detectors of the pruning and the sparsity study.
+"""Many trainings beside each other on one GPU: the detectors of several studies.
+
+Detectors to cut, their halves and their sparse forms; small ones with and without a teacher; and, beside YOLO26n's
+figures, detectors trained from nothing.
 
 A light network leaves a large GPU idle between its kernels: fourteen trainings beside each other, each in a process of
 its own, took as long as two after the other. What is finished is not done again, what was interrupted goes on, and at
@@ -19,8 +22,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +42,13 @@ from leandet.sparsify.detectors import Tuning, sparsify_detector
 
 MODEL, DONE, LOG = "model.safetensors", "done.json", "log.txt"
 DATA = ("bccd", "cards")
+SEEDS = (0, 1)
 BACKBONES = {"mobilenet_v2": True, "shufflenet_v2_x1_0": False}  # whether there are ImageNet weights
 SPARSE = ("unstructured-90", "2of4", "1x4-50")
+STUDENT = ("shufflenet_v2_x0_5", 64)  # 0.31 M parameters
+FROM_NOTHING = (("shufflenet_v2_x1_0", 96), ("mobilenet_v2", 96), ("shufflenet_v2_x0_5", 64), ("mobilenet_v1_025", 64))
+EPOCHS = {"bccd": 100, "cards": 60}  # YOLO26n's
+FIGURES = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "parameters", "multiply_adds", "split", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,33 @@ class Job:
     needs: frozenset[str] = field(default_factory=frozenset)
 
 
-def train(asked: argparse.Namespace, data: str, backbone: str, out: Path) -> dict[str, Any]:
-    """A detector from ImageNet weights where there are any."""
-    weights = str(asked.weights) if BACKBONES[backbone] else "none"
-    options = Options(asked.data / data, out, backbone, weights, 320, threads=1)
-    return train_only(options, resume=(out / "build.json").is_file(), tell=say)
+@dataclass(frozen=True)
+class Training:
+    """One detector: on what, of what, and how."""
+
+    data: str
+    backbone: str
+    imagenet: bool
+    width: int = 96
+    epochs: int | None = None
+    seed: int = 0
+    teacher: str | None = None
+
+    def run(self, asked: argparse.Namespace, out: Path) -> dict[str, Any]:
+        """Train it."""
+        options = Options(
+            asked.data / self.data,
+            out,
+            self.backbone,
+            str(asked.weights) if self.imagenet else "none",
+            320,
+            self.width,
+            self.epochs,
+            seed=self.seed,
+            threads=1,
+            teacher=None if self.teacher is None else asked.out / self.teacher / MODEL,
+        )
+        return train_only(options, resume=(out / "build.json").is_file(), tell=say)
 
 
 def prune(asked: argparse.Namespace, cell: pruning.Cell, base: str, out: Path) -> dict[str, Any]:
@@ -89,16 +120,42 @@ def sparsify(asked: argparse.Namespace, data: str, base: str, name: str, out: Pa
     return rows
 
 
+def uncut() -> dict[str, Training]:
+    """Detectors that are cut or teach."""
+    return {f"{d}-{b}": Training(d, b, imagenet) for d, (b, imagenet) in product(DATA, BACKBONES.items())}
+
+
+def students() -> dict[str, Training]:
+    """Small detectors, with and without a teacher."""
+    backbone, width = STUDENT
+    return {
+        f"{data}-student-{'taught' if taught else 'alone'}-{seed}": Training(
+            data, backbone, True, width, seed=seed, teacher=f"{data}-mobilenet_v2" if taught else None
+        )
+        for taught, data, seed in product((False, True), DATA, SEEDS)
+    }
+
+
+def from_nothing() -> dict[str, Training]:
+    """Detectors that see no other pictures than the data's."""
+    return {
+        f"nothing-{data}-{backbone}-w{width}-{seed}": Training(data, backbone, False, width, EPOCHS[data], seed)
+        for seed, data, (backbone, width) in product(SEEDS, DATA, FROM_NOTHING)
+    }
+
+
 def jobs(asked: argparse.Namespace) -> Iterator[Job]:
-    """The uncut detectors, then what needs them."""
-    bases = [(data, backbone, f"{data}-{backbone}") for data in DATA for backbone in BACKBONES]
-    for data, backbone, base in bases:
-        yield Job(base, partial(train, asked, data, backbone))
-    for data, backbone, base in bases:
+    """The uncut detectors, then what needs them, then the others."""
+    for name, training in uncut().items():
+        yield Job(name, partial(training.run, asked))
+    for data, backbone in product(DATA, BACKBONES):
+        base = f"{data}-{backbone}"
         cell, needs = pruning.Cell(data, backbone, "taylor", 0.5), frozenset({base})
         yield Job(cell.key, partial(prune, asked, cell, base), needs)
         for name in SPARSE:
             yield Job(f"{base}-{name}", partial(sparsify, asked, data, base, name), needs)
+    for name, training in {**students(), **from_nothing()}.items():
+        yield Job(name, partial(training.run, asked), frozenset({training.teacher} - {None}))
 
 
 def say(line: str) -> None:
@@ -149,22 +206,46 @@ def work(asked: argparse.Namespace) -> None:
 
 
 def collect(asked: argparse.Namespace) -> None:
-    """Into the studies' results what is finished, without the times."""
+    """Into the studies' results what is finished and not there yet, without the times."""
     study = record.load("pruning")
-    for data in DATA:
-        for backbone in BACKBONES:
-            base = f"{data}-{backbone}"
-            cell = pruning.Cell(data, backbone, "taylor", 0.5)
-            if (found := done(asked, cell.key)) is not None:
-                names = {"data": data, "backbone": backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
-                times = {"before_p50_ms": None, "p50_ms": None, "warnings": []}
-                study.setdefault("cells", {})[cell.key] = {"remaining": cell.remaining, **found, **names, **times}
-            for name in SPARSE:
-                rows = done(asked, f"{base}-{name}") or {"trained_on": None}
-                common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
-                for case, row in rows.items():
+    cells = study.setdefault("cells", {})
+    for data, backbone in product(DATA, BACKBONES):
+        base = f"{data}-{backbone}"
+        cell = pruning.Cell(data, backbone, "taylor", 0.5)
+        if cell.key not in cells and (found := done(asked, cell.key)) is not None:
+            names = {"data": data, "backbone": backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
+            times = {"before_p50_ms": None, "p50_ms": None, "warnings": []}
+            cells[cell.key] = {"remaining": cell.remaining, **found, **names, **times}
+        for name in SPARSE:
+            rows = done(asked, f"{base}-{name}") or {"trained_on": None}
+            common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
+            for case, row in rows.items():
+                if not record.load(sparsity.result_of(base, case)):
                     record.save(sparsity.result_of(base, case), {**row, **common})
     record.save("pruning", study)
+    for name, made in (("students", students()), ("from_nothing", from_nothing())):
+        new = {one: row for one in made if (row := figures(asked, one, made[one])) is not None}
+        record.save(name, {"rows": {**record.load(name).get("rows", {}), **new}})
+    record.fill(record.DOCS / "rivals.md", "from nothing", page("from_nothing"))
+
+
+def figures(asked: argparse.Namespace, name: str, training: Training) -> dict[str, Any] | None:
+    """What is kept of a training; None where it is not finished."""
+    found = done(asked, name)
+    return None if found is None else {**asdict(training), **{key: found[key] for key in FIGURES}}
+
+
+def page(name: str) -> str:
+    """The mean and every seed's AP, in Markdown."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in record.load(name)["rows"].values():
+        groups.setdefault((row["data"], f"{row['backbone']}, width {row['width']}"), []).append(row)
+    rows = []
+    for (data, detector), group in groups.items():
+        aps = ", ".join(f"{100 * row['ap']:.1f} %" for row in group)
+        tax = max((row["ap_with_nms"] - row["ap"] for row in group), key=abs)
+        rows.append([detector, data, f"{group[0]['parameters'] / 1e6:.2f} M", aps, f"{100 * tax:+.2f}"])
+    return record.table(["detector", "data", "parameters", "AP, each seed", "an NMS adds, points"], rows)
 
 
 def done(asked: argparse.Namespace, name: str) -> dict[str, Any] | None:
