@@ -69,6 +69,13 @@ def convolutions(path) -> tuple[int, int]:
     return len(found), sum(node.input[1] in made for node in found)
 
 
+def test_engines_find_nothing_to_warn_of(model, images, tmp_path, capfd):
+    quantizer = OnnxQuantizer(model, images, reduce_range=False)
+    quantizer.write(tmp_path / "int8.onnx", open_runtime(model, 1).card, Calibration.MINMAX)
+    open_runtime(tmp_path / "int8.onnx", 1)
+    assert "onnxruntime:" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("calibration", Calibration)
 def test_convolutions_are_quantised_and_the_decode_is_not(model, quantizer, tmp_path, calibration):
     path = tmp_path / "int8.onnx"

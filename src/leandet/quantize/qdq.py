@@ -214,8 +214,11 @@ def _until(model: onnx.ModelProto, ends: Sequence[str]) -> onnx.ModelProto:
             needed.add(index)
             waiting += graph.node[index].input
     kept = [node for index, node in enumerate(graph.node) if index in needed]
+    read = {name for node in kept for name in node.input}
     del graph.node[:]
     graph.node.extend(kept)
+    for constant in [constant for constant in graph.initializer if constant.name not in read]:
+        graph.initializer.remove(constant)  # the decode's: engines warn of what nobody reads, one line each
     del graph.output[:]
     graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends)
     return made
