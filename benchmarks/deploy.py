@@ -47,9 +47,8 @@ def prepare(model: Path, dataset: Dataset, folder: Path, note: dict[str, Any], t
             if name in INT8:
                 if not eight.exists() or f"{name} int8" not in note:
                     source = folder / f"{model.parent.name}-{model.stem}.onnx"
-                    note[f"{name} int8"] = quantize(
-                        source, dataset, eight, force=True, threads=threads, tell=say
-                    ).to_json()
+                    tried = quantize(source, dataset, eight, force=True, threads=threads, tell=say)
+                    note[f"{name} int8"] = {**tried.to_json(), "path": eight.name}
                 files.append(eight)
         except (UserError, ModuleNotFoundError) as error:
             note[f"{name} refused"] = str(error)
