@@ -129,15 +129,17 @@ def test_steps_go_to_their_pieces_and_the_rest_in_proportion():
     block = [one.piece for one in trace(Block(), (8, 8))]
     steps = (
         Step("a", "", ("p0i0",), None, 9.0),  # a stand-in
-        Step("b", "", ("p0n0", "p0n1"), None, 1.0),
+        Step("b", "", ("p0n0", "p0n1"), None, 1.0, blocked=True),
         Step("c", "", (), "p1i0", 2.0),  # brings the second piece its input
         Step("d", "", (), None, 1.0),  # a part of the next
         Step("d", "", ("p1n0",), None, 2.0),
-        Step("e", "", (), "p1n2", 4.0),
+        Step("e", "ReorderOutput", (), "p1n2", 4.0),  # for the stand-in that reads it
+        Step("e", "ReorderInput", (), "p1n2", 0.5),
+        Step("e", "ReorderOutput", (), "p1n0", 3.5),  # within
         Step("f", "", (), "p1o0", 1.0),  # after a stand-in
     )
-    entries = shares(block, Measured(41.0, steps, 1), 1.0)  # but for the call, twice the steps' sum
-    assert entries == [Entry(2.0, (0.0,)), Entry(14.0, (4.0,))]
+    entries = shares(block, Measured(49.0, steps, 1), 1.0)  # but for the call, twice the steps' sum
+    assert entries == [Entry(2.0, (0.0,)), Entry(13.0, (4.0,), blocked=False, enters=1.0)]
 
 
 def test_a_reorder_is_paid_once_for_all_its_readers():
@@ -147,13 +149,28 @@ def test_a_reorder_is_paid_once_for_all_its_readers():
     assert total(placed, entries) == pytest.approx(6.0 + 0.7 + 0.1)
 
 
+def test_a_layout_changes_where_maker_and_reader_disagree():
+    piece = trace(Block(), (8, 8))[1].piece
+    placed = [Placed(piece, (0,), (), (1,)), Placed(piece, (1,), (), (2,))]
+
+    def with_maker(maker: Entry, reader: Entry) -> float:
+        return total(placed, [maker, reader]) - maker.ms - reader.ms
+
+    plain, blocked = Entry(1.0, (0.0,), blocked=False, enters=0.3), Entry(1.0, (0.0,))
+    assert with_maker(blocked, Entry(1.0, (0.5,), blocked=False)) == pytest.approx(0.5)
+    assert with_maker(plain, Entry(1.0, (0.5,), blocked=False)) == 0
+    assert with_maker(blocked, blocked) == 0
+    assert with_maker(plain, blocked) == pytest.approx(0.3)
+    assert with_maker(plain, Entry(1.0, (0.5,))) == 0  # a blocked kernel that reads few channels plain
+
+
 def test_the_table_outlives_the_process_and_damage(tmp_path, monkeypatch):
     monkeypatch.setenv("LEANDET_CACHE", str(tmp_path))
     table, other = Table(["here", 1]), Table(["here", 1])
-    table.add({"a": Entry(1.5, (0.25, 0.0))})
+    table.add({"a": Entry(1.5, (0.25, 0.0), blocked=False, enters=0.125)})
     other.add({"b": Entry(2.0, ())})  # keeps what was written meanwhile
     again = Table(["here", 1])
-    assert (again["a"], again["b"], len(again)) == (Entry(1.5, (0.25, 0.0)), Entry(2.0, ()), 2)
+    assert (again["a"], again["b"], len(again)) == (table["a"], Entry(2.0, ()), 2)
     assert "a" not in Table(["here", 2])
     table.path.write_text("{", encoding="utf-8")
     assert len(Table(["here", 1])) == 0

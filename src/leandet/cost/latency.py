@@ -38,10 +38,11 @@ from leandet.machine import describe_machine, usable_cores
 
 Milliseconds = float
 NODE = re.compile(r"p(\d+)([a-z])(\d+)")
-FORMAT = 4  # of the file; another number is another table
+FORMAT = 5  # of the file; another number is another table
 AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
 SECONDS = 1.0  # for each graph, half of it profiled
 KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest
+ENTERS = "ReorderInput"  # ONNX Runtime's step into the blocked layout
 AGREE = 0.06  # two measurements of an entry that lie further apart call for a third
 NOTHING = Piece(
     (Operation("Relu", (Value(0),), (1,)),), (Port(0, (1, 8), False, False),), (Port(1, (1, 8), False, False),), False
@@ -75,10 +76,14 @@ class Entry:
         ms: its own steps, milliseconds.
         reorders: for each of its inputs, the step that brings it out of the runtime's blocked layout: 0 where the piece
             reads that, and paid once where several pieces do not.
+        blocked: whether it answers in the blocked layout; nothing need be brought out of it otherwise.
+        enters: the step that brings a plain answer into the blocked layout, for a reader who wants it there.
     """
 
     ms: Milliseconds
     reorders: tuple[Milliseconds, ...]
+    blocked: bool = True
+    enters: Milliseconds = 0.0
 
     @property
     def total(self) -> Milliseconds:
@@ -87,16 +92,25 @@ class Entry:
 
     def times(self, by: float) -> Entry:
         """The same, so many times as slow."""
-        return Entry(by * self.ms, tuple(by * ms for ms in self.reorders))
+        return replace(self, ms=by * self.ms, reorders=tuple(by * ms for ms in self.reorders), enters=by * self.enters)
 
 
 def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
-    """A network's latency from its pieces and their entries."""
-    reorders: dict[int, Milliseconds] = {}
+    """A network's latency from its pieces and their entries.
+
+    A value changes its layout where the piece that makes it and one that reads it disagree: once, for all its readers.
+    """
+    makers = {value: entry for one, entry in zip(placed, entries, strict=True) for value in one.makes}
+    moves: dict[int, Milliseconds] = {}
     for one, entry in zip(placed, entries, strict=True):
-        for value, ms in zip(one.reads, entry.reorders, strict=True):
-            reorders[value] = max(reorders.get(value, 0.0), ms)
-    return sum(entry.ms for entry in entries) + sum(reorders.values())
+        for value, port, out in zip(one.reads, one.piece.inputs, entry.reorders, strict=True):
+            maker = makers.get(value)
+            if maker is None or maker.blocked:
+                ms = out
+            else:
+                ms = maker.enters if entry.blocked and port.computed and not out else 0.0
+            moves[value] = max(moves.get(value, 0.0), ms)
+    return sum(entry.ms for entry in entries) + sum(moves.values())
 
 
 class Table:
@@ -128,7 +142,10 @@ class Table:
             UserError: if the cache folder cannot be written.
         """
         self._entries = {**self._read(), **self._entries, **found}
-        entries = {text: [round(e.ms, 6), *(round(ms, 6) for ms in e.reorders)] for text, e in self._entries.items()}
+        entries = {
+            text: [int(e.blocked), *(round(ms, 6) for ms in (e.ms, e.enters, *e.reorders))]
+            for text, e in self._entries.items()
+        }
         atomic.write_json(self.path, {"key": self._key, "entries": entries})
 
     def _read(self) -> dict[str, Entry]:
@@ -136,7 +153,10 @@ class Table:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if found["key"] == self._key:
                 entries = found["entries"].items()
-                return {text: Entry(float(ms), tuple(map(float, moves))) for text, (ms, *moves) in entries}
+                return {
+                    text: Entry(float(ms), tuple(map(float, moves)), bool(blocked), float(enters))
+                    for text, (blocked, ms, enters, *moves) in entries
+                }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # not measured yet, or damaged: measure
         return {}
@@ -290,13 +310,17 @@ def trace(module: nn.Module, size: tuple[int, int], *, pixels: bool = False) -> 
 def shares(some: Sequence[Piece], measured: Measured, call_ms: Milliseconds) -> list[Entry]:
     """Hand the steps of a graph of pieces out to the pieces; those of the stand-ins are nobody's.
 
+    So is what brings a piece's answer out of the blocked layout for a stand-in that reads it plain: in a network the
+    reader's own entry has that.
+
     A step that the graph does not name is a part of the next one that it does, as where a runtime writes Hardswish in
     two. What a whole call takes longer than its steps and an empty call, between one step and the next, is theirs in
     proportion.
     """
     scale = max(0.0, measured.whole_ms - call_ms) / sum(step.ms for step in measured.steps)
-    own = [0.0] * len(some)
+    own, enters, blocked = [0.0] * len(some), [0.0] * len(some), [False] * len(some)
     reorders = [[0.0] * len(piece.inputs) for piece in some]
+    borders = [_border(piece) for piece in some]
     waiting = 0.0
     for step in measured.steps:
         places = [_place(name) for name in step.anchors or (step.near,) if name is not None]
@@ -304,13 +328,30 @@ def shares(some: Sequence[Piece], measured: Measured, call_ms: Milliseconds) -> 
             waiting += step.ms
             continue
         ms, waiting = (step.ms + waiting) * scale, 0.0
-        if inside := {index for index, part, _ in places if part == "n"}:
-            for index in inside:
-                own[index] += ms
-        elif not step.anchors and places[0][1] == "i":
-            index, _, place = places[0]
+        index, part, place = places[0]
+        if not step.anchors and part == "n" and place in borders[index]:
+            enters[index] += ms if step.kernel == ENTERS else 0.0
+        elif inside := {index for index, part, _ in places if part == "n"}:
+            for mine in inside:
+                own[mine] += ms
+                blocked[mine] |= step.blocked
+        elif not step.anchors and part == "i":
             reorders[index][place] += ms
-    return [Entry(ms, tuple(moves)) for ms, moves in zip(own, reorders, strict=True)]
+    return [
+        Entry(own[n], tuple(reorders[n]), blocked[n] or _passes_on(piece, reorders[n]), enters[n])
+        for n, piece in enumerate(some)
+    ]
+
+
+def _border(piece: Piece) -> set[int]:
+    """Places of the operations whose answers leave the piece."""
+    ends = {port.number for port in piece.outputs}
+    return {place for place, operation in enumerate(piece.operations) if ends & set(operation.outputs)}
+
+
+def _passes_on(piece: Piece, reorders: Sequence[Milliseconds]) -> bool:
+    """Whether a piece whose steps do not say so works in the layout that it reads, and that is the blocked one."""
+    return not piece.computes and any(port.computed for port in piece.inputs) and not any(reorders)
 
 
 def _place(node: str) -> tuple[int, str, int]:

@@ -116,11 +116,13 @@ class Placed:
         piece: it.
         reads: the network's number of the value at each of its inputs.
         modules: in which each of its operations runs.
+        makes: the network's number of the value at each of its outputs.
     """
 
     piece: Piece
     reads: tuple[int, ...]
     modules: tuple[str, ...]
+    makes: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -197,4 +199,5 @@ def _placed(draft: _Draft, flow: Flow, home: dict[int, _Draft]) -> Placed:
         ),
         reads,
         tuple(draft.modules),
+        tuple(sorted(ends)),
     )

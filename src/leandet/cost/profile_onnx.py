@@ -32,6 +32,7 @@ from leandet.cost.steps import (
 )
 from leandet.engines import onnx_options
 
+BLOCKED = "com.microsoft.nchwc"  # the domain of its kernels in that layout
 NCHWC = "_nchwc"  # ONNX Runtime names a convolution in its blocked layout after the tensor that it made, plus this
 REORDERS = ("ReorderInput", "ReorderOutput")
 KERNEL, CALL = "_kernel_time", "model_run"  # what the profiler calls an operation and a whole call
@@ -80,7 +81,13 @@ class OnnxEngine:
         own = event_cost(self.threads).here(extra / max(1, len(found)))
         durations = {name: max(LEAST_OWN * ms, ms - own) for name, ms in found.items()}
         steps = [
-            Step(node.name, node.op_type, *self._trace(node, known), durations[node.name])
+            Step(
+                node.name,
+                node.op_type,
+                *self._trace(node, known),
+                durations[node.name],
+                blocked=node.domain == BLOCKED,
+            )
             for known in [_Tracer(self.graph, plan)]
             for node in plan.graph.node
             if node.name in durations

@@ -37,6 +37,7 @@ class Step:
         anchors: nodes of the graph whose outputs it makes. Empty for a layout reorder.
         near: for a reorder, the node whose output it moves.
         ms: mean time in milliseconds over the calls that count.
+        blocked: whether its kernel is one of those in the engine's blocked layout.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Step:
     anchors: tuple[str, ...]
     near: str | None
     ms: float
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
