@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import product
@@ -202,7 +203,8 @@ def work(asked: argparse.Namespace) -> None:
         else:
             time.sleep(0.5)
     for pid in running:
-        os.killpg(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that has just begun has no session of its own yet
+            os.killpg(pid, signal.SIGKILL)
 
 
 def collect(asked: argparse.Namespace) -> None:
