@@ -3,8 +3,8 @@
 Detectors to cut, their halves and their sparse forms; small ones with and without a teacher; and, beside YOLO26n's
 figures, detectors trained from nothing.
 
-A light network leaves a large GPU idle between its kernels: fourteen trainings beside each other, each in a process of
-its own, took as long as two after the other. What is finished is not done again, what was interrupted goes on, and at
+A light network leaves a large GPU idle between its kernels, so many trainings run beside each other, each in a process
+of its own. What is finished is not done again, what was interrupted goes on, and at
 the deadline everything stops. Latency cannot be measured on a machine so busy: `--collect` takes over the accuracies
 alone, on the machine whose latency is asked for, and `benchmarks/pruning.py --again` times the pruned detectors there.
 
@@ -94,7 +94,7 @@ def prune(asked: argparse.Namespace, cell: pruning.Cell, base: str, out: Path) -
     """Half of a detector."""
     goal = Remaining(Target(Quantity.MULTIPLY_ADDS, cell.remaining))
     how = Pruning(goal, criterion=cell.criterion, epochs=60, threads=1)
-    begun = (out / MODEL).with_suffix(".pruning") / "prune.json"
+    begun = out / "model.pruning" / "prune.json"
     dataset, _ = read(asked.data / cell.data)
     return prune_detector(asked.out / base / MODEL, dataset, out / MODEL, how, resume=begun.is_file(), tell=say)
 
@@ -104,7 +104,7 @@ def sparsify(asked: argparse.Namespace, data: str, base: str, name: str, out: Pa
     cases = {case.name: case for case in sparsity.cases()}
     dataset, _ = read(asked.data / data)
     tuning = Tuning(40, ramp=0.4)
-    begun = (out / f"{(out / MODEL).stem}-training").exists()
+    begun = (out / "model-training").exists()
     model = asked.out / base / MODEL
     found = sparsify_detector(
         model, dataset, out / MODEL, cases[name].plan, tuning, threads=1, seconds=0.1, resume=begun, tell=say
@@ -218,17 +218,18 @@ def collect(asked: argparse.Namespace) -> None:
             names = {"data": data, "backbone": backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
             times = {"before_p50_ms": None, "p50_ms": None, "warnings": []}
             cells[cell.key] = {"remaining": cell.remaining, **found, **names, **times}
+            record.save("pruning", study)
         for name in SPARSE:
             rows = done(asked, f"{base}-{name}") or {"trained_on": None}
             common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
             for case, row in rows.items():
                 if not record.load(sparsity.result_of(base, case)):
                     record.save(sparsity.result_of(base, case), {**row, **common})
-    record.save("pruning", study)
     for name, made in (("students", students()), ("from_nothing", from_nothing())):
         new = {one: row for one in made if (row := figures(asked, one, made[one])) is not None}
-        record.save(name, {"rows": {**record.load(name).get("rows", {}), **new}})
-    record.fill(record.DOCS / "rivals.md", "from nothing", page("from_nothing"))
+        if new:
+            record.save(name, {"rows": {**record.load(name).get("rows", {}), **new}})
+    record.fill(record.DOCS / "rivals.md", "from nothing", page())
 
 
 def figures(asked: argparse.Namespace, name: str, training: Training) -> dict[str, Any] | None:
@@ -237,10 +238,10 @@ def figures(asked: argparse.Namespace, name: str, training: Training) -> dict[st
     return None if found is None else {**asdict(training), **{key: found[key] for key in FIGURES}}
 
 
-def page(name: str) -> str:
-    """The mean and every seed's AP, in Markdown."""
+def page() -> str:
+    """The detectors from nothing, every seed's AP, in Markdown."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in record.load(name)["rows"].values():
+    for row in record.load("from_nothing")["rows"].values():
         groups.setdefault((row["data"], f"{row['backbone']}, width {row['width']}"), []).append(row)
     rows = []
     for (data, detector), group in groups.items():

@@ -18,10 +18,10 @@ from leandet.cost.bench_graph import SOME, GraphOfPieces
 from leandet.cost.count import count
 from leandet.cost.flow import Flow, Value, Weight
 from leandet.cost.follow import flow
-from leandet.cost.graph import to_onnx
-from leandet.cost.latency import NOTHING, WHOLE, WHOLE_SIZE, Entry, Predictor, Table, shares, total, trace
+from leandet.cost.graph import Graph, to_onnx
+from leandet.cost.latency import NOTHING, WHOLE, WHOLE_SIZE, Entry, Predictor, Table, moves, shares, total, trace
 from leandet.cost.pieces import Piece, Placed, pieces
-from leandet.cost.profile import EngineName
+from leandet.cost.profile import EngineName, open_engine
 from leandet.cost.steps import Measured, Step, Yardstick, quiet_means, take_turns, undisturbed
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
@@ -162,6 +162,32 @@ def test_a_layout_changes_where_maker_and_reader_disagree():
     assert with_maker(blocked, blocked) == 0
     assert with_maker(plain, blocked) == pytest.approx(0.3)
     assert with_maker(plain, Entry(1.0, (0.5,))) == 0  # a blocked kernel that reads few channels plain
+
+
+class Uneven(nn.Module):
+    """Widths at which ONNX Runtime leaves its blocked layout and returns to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 57, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(57, 11, 1), nn.ReLU()),
+            *(nn.Conv2d(11, 64, 3), nn.ReLU(), nn.Conv2d(64, 32, 1), nn.ReLU(), nn.Conv2d(32, 57, 1), nn.ReLU()),
+            *(nn.Conv2d(57, 57, 1), nn.ReLU(), nn.Conv2d(57, 48, 3), nn.ReLU()),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_layouts_change_as_often_as_in_the_whole_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANDET_CACHE", str(tmp_path))
+    monkeypatch.setattr("leandet.cost.latency.SECONDS", 0.05)
+    network, predictor = Uneven().eval(), Predictor(threads=1)
+    placed = trace(network, (SIDE, SIDE))
+    charged = moves(placed, predictor.measure([one.piece for one in placed]))
+    engine = open_engine(EngineName.ONNX, Graph(to_onnx(network, torch.zeros(1, 3, SIDE, SIDE))), 1)
+    changes = [step for step in engine.measure(0.05).steps if step.kernel.startswith("Reorder")]
+    assert sum(ms > 0 for ms in charged.values()) == len(changes)
 
 
 def test_the_table_outlives_the_process_and_damage(tmp_path, monkeypatch):

@@ -96,12 +96,17 @@ class Entry:
 
 
 def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
-    """A network's latency from its pieces and their entries.
+    """A network's latency from its pieces and their entries."""
+    return sum(entry.ms for entry in entries) + sum(moves(placed, entries).values())
 
-    A value changes its layout where the piece that makes it and one that reads it disagree: once, for all its readers.
+
+def moves(placed: Sequence[Placed], entries: Sequence[Entry]) -> dict[int, Milliseconds]:
+    """What a change of each value's layout costs, by the network's number of the value; 0 where it changes none.
+
+    It does where the piece that makes it and one that reads it disagree: once, for all its readers.
     """
     makers = {value: entry for one, entry in zip(placed, entries, strict=True) for value in one.makes}
-    moves: dict[int, Milliseconds] = {}
+    found: dict[int, Milliseconds] = {}
     for one, entry in zip(placed, entries, strict=True):
         for value, port, out in zip(one.reads, one.piece.inputs, entry.reorders, strict=True):
             maker = makers.get(value)
@@ -109,8 +114,8 @@ def total(placed: Sequence[Placed], entries: Sequence[Entry]) -> Milliseconds:
                 ms = out
             else:
                 ms = maker.enters if entry.blocked and port.computed and not out else 0.0
-            moves[value] = max(moves.get(value, 0.0), ms)
-    return sum(entry.ms for entry in entries) + sum(moves.values())
+            found[value] = max(found.get(value, 0.0), ms)
+    return found
 
 
 class Table:
