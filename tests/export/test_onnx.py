@@ -69,7 +69,7 @@ def test_the_runtimes_agree_on_a_photograph(detector, card, exported, tmp_path):
     save_detector(detector, card, tmp_path / "model.safetensors")
     photo = np.random.default_rng(7).integers(0, 256, (50, 130, 3), np.uint8)
     found, wanted = (open_runtime(p, 1)(photo) for p in (exported[0], tmp_path / "model.safetensors"))
-    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=CLOSE)
     assert len(found) == len(wanted) > 0
 
 
