@@ -19,6 +19,7 @@ ROOMS = [
     "machine",
     "cache",
     "engines",
+    "loggers",
     "exporter",
     "detections",
     "preprocess",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leandet.errors import UserError
+from leandet.loggers import only_errors
 
 IMAGES = "images"  # the one input of every graph
 
@@ -34,23 +34,17 @@ def exported(
     Raises:
         UserError: if PyTorch returns no graph.
     """
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-            program = torch.onnx.export(
-                module,
-                (example_input,),
-                dynamo=True,
-                verbose=False,
-                input_names=[IMAGES],
-                output_names=outputs,
-                dynamic_shapes=dynamic_shapes,
-            )
-    finally:
-        logger.setLevel(level)
+    with only_errors("torch.onnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+        program = torch.onnx.export(
+            module,
+            (example_input,),
+            dynamo=True,
+            verbose=False,
+            input_names=[IMAGES],
+            output_names=outputs,
+            dynamic_shapes=dynamic_shapes,
+        )
     if program is None:
         raise UserError("PyTorch's exporter returned no graph; please report this network.")
     return program.model_proto

@@ -19,7 +19,7 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
-from leandet.pipeline import Milliseconds, Options, Pruning, Ratio, Remaining, prune, prune_detector, stages
+from leandet.pipeline import Latency, Milliseconds, Options, Pruning, Ratio, Remaining, prune, prune_detector, stages
 from leandet.pipeline.goal import Uncut, remaining
 from leandet.pipeline.plan import stages_of
 from leandet.pipeline.scoring import CRITERIA, Pictures
@@ -163,7 +163,7 @@ def test_step_by_step_follows_the_schedule(model, dataset, tmp_path):
 
 def test_aims_add_up_to_the_goal(model):
     uncut, example = load_detector(model)[0], torch.zeros(1, 3, 64, 64)
-    place = Uncut(uncut, example, lambda module: 10.0)
+    place = Uncut(uncut, example, lambda module: 10.0, lambda module: 0.9)
     assert Ratio(0.5).aim(place, uncut, 0.5, 0).ratio == pytest.approx(0.25)
     assert Ratio(0.5).aim(place, uncut, 1, 0.5).ratio == pytest.approx(1 - 0.5 / 0.75)
     half = shrink(uncut, example, target=Target(Quantity.PARAMETERS, 0.6))
@@ -171,6 +171,8 @@ def test_aims_add_up_to_the_goal(model):
     assert aim.target.share == pytest.approx(0.5 / half.parameters)
     assert Milliseconds(4.0).aim(place, uncut, 0.5, 0).target.most == 7.0
     assert Milliseconds(4.0).aim(place, uncut, 1, 0.5).target.most == 4.0
+    assert Latency(0.4).aim(place, uncut, 0.5, 0).target.most == pytest.approx(0.7)
+    assert Latency(0.4).aim(place, uncut, 1, 0.5).target.most == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -220,6 +222,9 @@ def test_options_out_of_range(change, sentence):
     for wrong in (0.0, float("inf"), float("nan")):
         with pytest.raises(UserError, match="above 0 ms"):
             Milliseconds(wrong)
+    for wrong in (0.0, 1.0, float("nan")):
+        with pytest.raises(UserError, match="above 0 and below 1"):
+            Latency(wrong)
 
 
 def test_names_that_would_overwrite_or_mislead(model, dataset, tmp_path):

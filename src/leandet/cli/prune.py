@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from leandet.compress import Rule
     from leandet.pipeline.goal import Goal
 
+LATENCY = "latency"  # what is measured rather than counted, beside the quantities
+
 
 def prune_command(
     model: Annotated[Path, typer.Argument(help="A .safetensors detector.")],
@@ -25,9 +27,10 @@ def prune_command(
     to: Annotated[
         str | None, typer.Option(help="What may remain: 50% (of --of), or a latency such as 4ms, measured here.")
     ] = None,
-    of: Annotated[str, typer.Option(help="What --to's share is of: multiply-adds, parameters or channels.")] = (
-        "multiply-adds"
-    ),
+    of: Annotated[
+        str,
+        typer.Option(help="What --to's share is of: multiply-adds, parameters, channels or latency, measured here."),
+    ] = "multiply-adds",
     ratio: Annotated[float | None, typer.Option(help="Instead of --to: share of the channels to cut, such as 0.3.")] = (
         None
     ),
@@ -100,16 +103,17 @@ def prune_command(
 
 def _goal(to: str | None, of: str, ratio: float | None) -> Goal:
     from leandet.compress import Quantity
-    from leandet.pipeline.goal import Milliseconds, Ratio, remaining
+    from leandet.pipeline.goal import Latency, Milliseconds, Ratio, remaining
 
-    quantity = Quantity(one_of("--of", of, [q.value for q in Quantity]))
+    one_of("--of", of, [*(q.value for q in Quantity), LATENCY])
     if (to is None) == (ratio is None):
         raise UserError("say how far to prune: either --to 50%, --to 4ms or --ratio 0.3.")
     if ratio is not None:
         return Ratio(ratio)
     text = (to or "").strip()
     if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)) is not None:
-        return remaining(float(match[1]) / 100, quantity)
+        share = float(match[1]) / 100
+        return Latency(share) if of == LATENCY else remaining(share, Quantity(of))
     if not re.search(r"s$", text):  # a bare number could be either
         raise UserError(f"--to must be a share such as 50% or a latency such as 4ms, not {to!r}.")
     return Milliseconds(milliseconds(text, "--to"))

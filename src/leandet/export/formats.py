@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from leandet.errors import UserError
 from leandet.export.batch import free_batch
 from leandet.export.graph import ChannelsLast, Deployed, Everywhere
 from leandet.exporter import exported
+from leandet.loggers import ROOT, only_errors
 from leandet.runtime.folder import CARD_FILE
 from leandet.runtime.layout import NCNN_BIN, NCNN_PARAM, OPENVINO_XML
 
@@ -142,18 +142,18 @@ def silenced() -> Iterator[None]:
     """Converters written in C++ talk on standard output, which belongs to `--json`: send both streams away."""
     sys.stdout.flush()
     sys.stderr.flush()
-    logger = logging.getLogger()
-    level = logger.level
-    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():  # noqa: PTH123 (a path of the system)
+    with (
+        open(os.devnull, "wb") as nowhere,  # noqa: PTH123 (a path of the system)
+        warnings.catch_warnings(),
+        only_errors(ROOT),
+    ):
         warnings.simplefilter("ignore")
         saved = os.dup(1), os.dup(2)
         try:
-            logger.setLevel(logging.ERROR)
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
             yield
         finally:
-            logger.setLevel(level)
             for stream, copy in zip((1, 2), saved, strict=True):
                 os.dup2(copy, stream)
                 os.close(copy)

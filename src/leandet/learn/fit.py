@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from leandet.learn.checkpoints import WholeCheckpoints
 from leandet.learn.processes import Processes
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
+from leandet.loggers import only_errors
 
 
 def trainer_for(
@@ -104,15 +104,7 @@ def interruptible(trainer: lightning.Trainer) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Lightning's advertisements and advice, meant for its own callers, off a person's screen."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with only_errors("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

@@ -1,4 +1,4 @@
-"""How far a detector is cut: a share of its channels, of what it costs, or measured milliseconds."""
+"""How far a detector is cut: a share of its channels, of what it costs or of its latency, or measured milliseconds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class Uncut:
         module: the network before anything is cut.
         example: its input.
         stopwatch: measures candidates on this machine, in ms.
+        beside: a candidate's latency as a share of this network's, measured in turns with it.
     """
 
     module: nn.Module
     example: Inputs
     stopwatch: Callable[[nn.Module], float]
+    beside: Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,27 @@ class Milliseconds:
 
     def __str__(self) -> str:
         return f"{self.limit:g} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A share of the uncut network's p50 latency in ONNX Runtime that may remain, above 0 and below 1.
+
+    On a machine whose speed changes, a share is met more surely than milliseconds: both networks are measured in turns.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise UserError(f"the latency that remains must be a share above 0 and below 1, not {self.share}.")
+
+    def aim(self, uncut: Uncut, now: nn.Module, done: float, before: float) -> Aim:
+        """See `Goal.aim`."""
+        return Aim(target=Budget(uncut.beside, 1 - done * (1 - self.share), "of the uncut p50"))
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} of the p50 latency remain"
 
 
 def remaining(share: float, quantity: Quantity = Quantity.MULTIPLY_ADDS) -> Remaining:
