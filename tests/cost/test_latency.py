@@ -279,9 +279,9 @@ def test_calls_beside_a_disturbed_yardstick_do_not_count():
     assert quiet_means(steps, 0.1, [0, 2, 4]) == {"a": 2.0, "b": 0.5}
 
 
-@pytest.mark.parametrize(("slow", "calls", "ms"), [(0, 48, 1.0), (150, 47 + 12, 1.0), (10**6, 96, 2.0)])
+@pytest.mark.parametrize(("slow", "calls", "ms"), [(0, 48, 1.0), (198, 47 + 12, 1.0), (10**6, 96, 2.0)])
 def test_measuring_waits_for_a_quiet_machine_but_not_for_ever(monkeypatch, slow, calls, ms):
-    """The clock is made up: the first calls take 2 ms (150 of them fill 47 rounds), the others 1 ms."""
+    """The clock is made up: the first calls take 2 ms (198 of them fill 47 rounds), the others 1 ms."""
     made, now = 0, 0.0
 
     def call():
@@ -294,6 +294,21 @@ def test_measuring_waits_for_a_quiet_machine_but_not_for_ever(monkeypatch, slow,
     assert len(turns.whole) == len(turns.profiled) == len(turns.beside) == calls
     assert [turns.whole[place] for place in turns.quiet] == pytest.approx([ms] * len(turns.quiet))
     assert len(turns.quiet) >= 12
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_yardstick_is_timed_with_its_own_data_in_the_caches(monkeypatch, threads):
+    """The clock is made up: whatever runs after something else takes twice as long."""
+    now, last = 0.0, ""
+
+    def run(name):
+        nonlocal now, last
+        now += 1e-3 if name == last else 2e-3
+        last = name
+
+    monkeypatch.setattr("leandet.cost.steps.clock_for", lambda threads: lambda: now)
+    turns = take_turns(lambda: run("it"), lambda: run("it"), 0.1, threads, Yardstick(lambda: run("known"), 1.0))
+    assert turns.beside == pytest.approx([1.0] * len(turns.whole))
 
 
 def test_what_cannot_be_predicted_says_so():

@@ -38,7 +38,7 @@ from leandet.machine import describe_machine, usable_cores
 
 Milliseconds = float
 NODE = re.compile(r"p(\d+)([a-z])(\d+)")
-FORMAT = 5  # of the file; another number is another table
+FORMAT = 6  # of the file; another number is another table
 AT_ONCE = 24  # pieces in one graph: about as many as a small network has, and its caches are as warm
 SECONDS = 1.0  # for each graph, half of it profiled
 KEEP = 0.3  # share of the calls that count, the fastest: other programs disturb the rest

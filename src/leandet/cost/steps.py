@@ -200,6 +200,7 @@ def take_turns(whole: Call, profiled: Call, seconds: float, threads: int, beside
             kept += [_timed(call, clock) for _ in range(calls)]
         if beside is not None:
             settle(threads)
+            beside.call()
             few = min(calls, calls_a_round(beside.call, seconds, threads))
             times[2] += [fmean(_timed(beside.call, clock) for _ in range(few))] * calls
     plain, slower, around = times
@@ -207,14 +208,20 @@ def take_turns(whole: Call, profiled: Call, seconds: float, threads: int, beside
 
 
 def _one_by_one(whole: Call, profiled: Call, beside: Yardstick, calls: int) -> Turns:
-    """Each call between two of the yardstick, for a machine that others share changes its speed within a second."""
+    """Each call between two of the yardstick, for a machine that others share changes its speed within a second.
+
+    The yardstick is called untimed first: what it takes after another network has filled the caches says more of that
+    network than of the machine.
+    """
     clock, plain, slower, around = clock_for(1), [0.0] * 0, [0.0] * 0, [0.0] * 0
+    beside.call()
     before = _timed(beside.call, clock)
     while len(plain) < calls or (
         len(plain) < PATIENCE * calls and sum(ms <= QUIET * beside.ms for ms in around) < ENOUGH
     ):
         plain.append(_timed(whole, clock))
         slower.append(_timed(profiled, clock))
+        beside.call()
         after = _timed(beside.call, clock)
         around.append(max(before, after))
         before = after
