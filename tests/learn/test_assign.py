@@ -18,6 +18,7 @@ from leandet.learn.assign import (
     one_to_many,
     one_to_one,
 )
+from leandet.learn.geometry import near
 
 HEIGHT, WIDTH, CLASSES = 64, 96, 3
 LEVELS = (8, 16, 32)
@@ -203,6 +204,20 @@ def test_an_image_alone_is_matched_as_in_a_batch(assign, seed):
         torch.testing.assert_close(together.location[mine][order], alone.location[other], rtol=0, atol=0)
         torch.testing.assert_close(together.target[mine][order], alone.target[other], rtol=0, atol=0)
         torch.testing.assert_close(together.quality[mine][order], alone.quality[other])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("crowd", [0, 40])
+def test_costs_of_near_pairs_alone_decide_as_all_costs_do(seed, crowd):
+    """Forty times one tiny object: its few locations are not enough, so most go to a last resort."""
+    assign, predictions = MinimumCost(), make_predictions(3, seed)
+    targets = make_targets([3, 12, crowd], seed + 50)
+    targets.boxes[2] = torch.tensor([30.0, 30, 34, 34])
+    fewest = near(targets.boxes, predictions.points, predictions.strides, assign.radius).sum(-1).min()
+    assert fewest < 40 < len(predictions.points)
+    found, wanted = assign(predictions, targets), one_to_one(assign.cost(predictions, targets), targets.valid)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("assign", [MinimumCost(), TopQuality()])

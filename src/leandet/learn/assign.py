@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions
-from leandet.learn.geometry import near, pairwise
+from leandet.learn.geometry import matched, near, pairwise
 
 ALPHA = 0.25  # focal loss's balance and focus, arXiv 1708.02002, table 1b
 GAMMA = 2.0
@@ -62,10 +62,43 @@ def classification_cost(logits: Tensor, labels: Tensor) -> Tensor:
 
     Logits (B, N, C) and labels (B, M) -> (B, M, N).
     """
+    return of_class(_positive_less_negative(logits), labels)
+
+
+def _positive_less_negative(logits: Tensor) -> Tensor:
+    """The focal loss of each logit as a positive, less that as a negative."""
     p = logits.sigmoid()
     positive = ALPHA * (1 - p) ** GAMMA * -(p + 1e-8).log()
     negative = (1 - ALPHA) * p**GAMMA * -(1 - p + 1e-8).log()
-    return of_class(positive - negative, labels)
+    return positive - negative
+
+
+class Pairs(NamedTuple):
+    """P pairs of an object and a location; see `Matches`."""
+
+    image: Tensor
+    target: Tensor
+    location: Tensor
+
+    @classmethod
+    def near(cls, predictions: Predictions, targets: Targets, radius: float) -> Pairs:
+        """Valid objects and the locations that may claim them by their place, a twentieth of all pairs."""
+        allowed = near(targets.boxes, predictions.points, predictions.strides, radius) & targets.valid[..., None]
+        return cls(*allowed.nonzero(as_tuple=True))
+
+    def logits(self, predictions: Predictions, targets: Targets) -> Tensor:
+        """(P,) at each object's class."""
+        return predictions.logits[self.image, self.location, targets.labels[self.image, self.target]]
+
+    def boxes(self, predictions: Predictions, targets: Targets) -> tuple[Tensor, Tensor]:
+        """(P, 4) of the objects, and of the locations."""
+        return targets.boxes[self.image, self.target], predictions.boxes[self.image, self.location]
+
+    def spread(self, values: Tensor, targets: Targets, predictions: Predictions, rest: float) -> Tensor:
+        """Values (P,) -> (B, M, N), the other pairs at `rest`."""
+        full = values.new_full((*targets.valid.shape, len(predictions.points)), rest)
+        full[self.image, self.target, self.location] = values
+        return full
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +123,14 @@ class MinimumCost:
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: Targets) -> Matches:
         """Predictions of B images and their targets -> exactly one match for each valid object."""
-        return one_to_one(self.cost(predictions, targets), targets.valid)
+        if self.radius == float("inf"):
+            return one_to_one(self.cost(predictions, targets), targets.valid)
+        pairs = Pairs.near(predictions, targets, self.radius)
+        cost = pairs.spread(self._cost_of(pairs, predictions, targets), targets, predictions, float("inf"))
+        matches = one_to_one(cost, targets.valid)
+        if cost[matches.image, matches.target, matches.location].isinf().any():  # a last resort is needed: rare
+            return one_to_one(self.cost(predictions, targets), targets.valid)
+        return matches
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Cost (B, M, N) of giving object m to location n."""
@@ -103,6 +143,17 @@ class MinimumCost:
             cost += classification_cost(predictions.logits, targets.labels).mul_(self.classification)
         if self.radius != float("inf"):
             cost += (~near(targets.boxes, predictions.points, predictions.strides, self.radius)).mul(OUTSIDE)
+        return cost
+
+    def _cost_of(self, pairs: Pairs, predictions: Predictions, targets: Targets) -> Tensor:
+        """As `cost`, of some pairs (P,)."""
+        truth, boxes = pairs.boxes(predictions, targets)
+        extent = input_extent(predictions)
+        cost = matched(truth, boxes).giou.mul_(-self.giou)
+        for axis in range(4):
+            cost.addcdiv_((truth[:, axis] - boxes[:, axis]).abs_(), extent[axis % 2], value=self.l1)
+        if self.classification:
+            cost += _positive_less_negative(pairs.logits(predictions, targets)).mul_(self.classification)
         return cost
 
 
@@ -156,12 +207,11 @@ class TopQuality:
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: Targets) -> Matches:
         """Predictions of B images and their targets -> up to k matches for each valid object."""
-        overlap = pairwise(targets.boxes, predictions.boxes).iou
-        probability = of_class(predictions.logits.sigmoid(), targets.labels)
+        pairs = Pairs.near(predictions, targets, self.radius)
+        overlap = matched(*pairs.boxes(predictions, targets)).iou
+        probability = pairs.logits(predictions, targets).sigmoid()
         quality = (probability ** (1 - self.balance)).mul_(overlap**self.balance)
-        allowed = near(targets.boxes, predictions.points, predictions.strides, self.radius)
-        quality.masked_fill_(~(allowed & targets.valid[..., None]), -1)
-        return one_to_many(quality, self.k)
+        return one_to_many(pairs.spread(quality, targets, predictions, -1.0), self.k)
 
 
 def one_to_many(quality: Tensor, k: int) -> Matches:
