@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leandet.card import Card
-from leandet.compress import Quantity, Rule, Schedule, Target, recalibrate, shrink
+from leandet.compress import Budget, Quantity, Rule, Schedule, Target, recalibrate, shrink
 from leandet.data.read import read
 from leandet.data.shapes import CLASSES, draw_shapes
 from leandet.detector.detector import Detector
@@ -159,6 +159,21 @@ def test_step_by_step_follows_the_schedule(model, dataset, tmp_path):
     assert 0.45 < shares[3] <= 0.5
     kept = load_detector(tmp_path / "p.safetensors")[0].spec.kept
     assert kept["neck.reduce.0.0"] == load_detector(model)[0].spec.width // 2  # half in the end, not half twice
+
+
+def test_candidates_that_are_measured_know_their_widths(model):
+    """A stopwatch exports each structure once, and tells them apart by what they say of themselves."""
+    seen = []
+
+    def measure(candidate):
+        seen.append(candidate.spec.kept)
+        return sum(parameter.numel() for parameter in candidate.parameters())
+
+    uncut = load_detector(model)[0]
+    half = 0.5 * sum(parameter.numel() for parameter in uncut.parameters())
+    made = shrink(uncut, torch.zeros(1, 3, 64, 64), target=Budget(measure, half, "parameters")).module
+    assert made.spec.kept in seen
+    assert len({json.dumps(kept, sort_keys=True) for kept in seen}) == len(seen) > 3
 
 
 def test_aims_add_up_to_the_goal(model):

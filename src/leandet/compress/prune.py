@@ -145,7 +145,7 @@ def measured(
     measure: Callable[[nn.Module], float],
 ) -> Cost:
     """What a candidate really costs: from kept counts to the measurement of the network cut to them."""
-    return lambda kept: measure(cut(module, plan(module, example_input, structure, kept, strength)))
+    return lambda kept: measure(_made(module, structure, plan(module, example_input, structure, kept, strength))[0])
 
 
 def _culprits(
@@ -163,7 +163,8 @@ def _culprits(
     return found
 
 
-def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]) -> Pruned:
+def _made(module: nn.Module, structure: Structure, chosen: Plan) -> tuple[nn.Module, dict[str, int]]:
+    """The network cut as planned, which knows its widths, and these."""
     widths = {
         group.name: group.at(chosen.kept[group.name])
         for group in structure.groups
@@ -172,6 +173,11 @@ def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan,
     new = cut(module, chosen)
     if isinstance(new, Remembers):
         new.remember(widths)
+    return new, widths
+
+
+def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]) -> Pruned:
+    new, widths = _made(module, structure, chosen)
     shares = [
         costs.of(chosen.kept, quantity) / max(1, costs.of({}, quantity))
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)
