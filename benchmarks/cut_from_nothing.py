@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from beside import EPOCHS
 from record import DOCS, fill, load, save, table
 
 from leandet.atomic import write_json
@@ -22,7 +23,6 @@ from leandet.data.read import read
 from leandet.pipeline import Options, Pruning, Remaining, prune_detector, train_only
 
 NAME, MARK = "cut_from_nothing", "cut from nothing"
-EPOCHS = {"bccd": 100, "cards": 60}  # YOLO26n's
 WHOLE = 0.6  # share of the epochs before the cut
 FIGURES = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "parameters", "multiply_adds", "split")
 

@@ -107,9 +107,11 @@ class OpenvinoEngine:
         clock, taken = clock_for(self.threads), [0.0] * len(timed)
         for done in range(0, calls, IN_TURN):
             for place, (call, count) in enumerate(timed):
+                if done >= count:
+                    continue
                 call()  # brings what it needs back into the caches
                 start = clock()
-                for _ in range(max(0, min(IN_TURN, count - done))):
+                for _ in range(min(IN_TURN, count - done)):
                     call()
                 taken[place] += clock() - start
             for _ in range(min(IN_TURN, calls - done)):

@@ -134,11 +134,12 @@ class MinimumCost:
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Cost (B, M, N) of giving object m to location n."""
-        boxes, extent = predictions.boxes, input_extent(predictions)
-        cost = pairwise(targets.boxes, boxes).giou.mul_(-self.giou)
-        for axis in range(4):
-            gap = targets.boxes[:, :, None, axis] - boxes[:, None, :, axis]
-            cost.addcdiv_(gap.abs_(), extent[axis % 2], value=self.l1)
+        cost = self._of_boxes(
+            pairwise(targets.boxes, predictions.boxes).giou,
+            targets.boxes[..., None].unbind(2),
+            predictions.boxes[:, None].unbind(3),
+            input_extent(predictions),
+        )
         if self.classification:
             cost += classification_cost(predictions.logits, targets.labels).mul_(self.classification)
         if self.radius != float("inf"):
@@ -148,12 +149,16 @@ class MinimumCost:
     def _cost_of(self, pairs: Pairs, predictions: Predictions, targets: Targets) -> Tensor:
         """As `cost`, of some pairs (P,)."""
         truth, boxes = pairs.boxes(predictions, targets)
-        extent = input_extent(predictions)
-        cost = matched(truth, boxes).giou.mul_(-self.giou)
-        for axis in range(4):
-            cost.addcdiv_((truth[:, axis] - boxes[:, axis]).abs_(), extent[axis % 2], value=self.l1)
+        cost = self._of_boxes(matched(truth, boxes).giou, truth.unbind(1), boxes.unbind(1), input_extent(predictions))
         if self.classification:
             cost += _positive_less_negative(pairs.logits(predictions, targets)).mul_(self.classification)
+        return cost
+
+    def _of_boxes(self, giou: Tensor, truth: tuple[Tensor, ...], boxes: tuple[Tensor, ...], extent: Tensor) -> Tensor:
+        """The boxes' part of the cost, in place of their GIoU; four coordinates of each, which broadcast to it."""
+        cost = giou.mul_(-self.giou)
+        for axis, (one, other) in enumerate(zip(truth, boxes, strict=True)):
+            cost.addcdiv_((one - other).abs_(), extent[axis % 2], value=self.l1)
         return cost
 
 
