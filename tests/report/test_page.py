@@ -232,6 +232,15 @@ def test_a_chart_in_a_file_of_its_own_needs_no_page() -> None:
     assert "circle.s0{fill:" in svg
 
 
+@pytest.mark.parametrize(("name", "across"), [("short", 3), ("one-to-one, no peak filter", 2)])
+def test_a_legend_leaves_room_for_its_names(name: str, across: int) -> None:
+    svg = picture("a", [Series(f"{i} {name}", [(0, 1), (2, 3)]) for i in range(4)], Axis("x"), Axis("y"))
+    labels = re.findall(r'class="label" x="(\d+)" y="(\d+)">\d', svg)
+    assert sum(top == labels[0][1] for _, top in labels) == across
+    apart = int(labels[1][0]) - int(labels[0][0])
+    assert apart > 6 * len(f"0 {name}")  # about six pixels a letter
+
+
 def test_figures() -> None:
     assert [milliseconds(v) for v in (0.843, 3.126, 31.26, 312.6, None)] == ["0.84", "3.13", "31.3", "313", "–"]
     assert [seconds(v) for v in (0.44, 59.6, 425, 7800, "x")] == [

@@ -14,6 +14,7 @@ SAME = 1e-3  # share of a value by which others may differ and still be drawn as
 _WIDTH, _HEIGHT = 440, 260  # small, so that the letters stay readable when a phone shrinks it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 42  # right: half of the last tick's number
 
+SHORT = 18  # letters of a name that leaves room for two more beside it in a legend
 # A chart in a file of its own: width, height, both as shown, title's left, title, chart, legend. The page's colours.
 _FILE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{2}" height="{3}" font-family="sans-serif">'
@@ -127,15 +128,16 @@ def picture(title: str, series: Sequence[Series], x: Axis, y: Axis, limit: float
         series, x, y, limit: as for `draw`.
     """
     head, line = 26, 16
-    rows = [series[i : i + 3] for i in range(0, len(series), 3)]
+    across = 3 if max(len(one.name) for one in series) <= SHORT else 2
+    rows = [series[i : i + across] for i in range(0, len(series), across)]
     height = head + _HEIGHT + line * len(rows) + 6
     legend = [
         Markup('<circle class="s{}" cx="{}" cy="{}" r="4"/><text class="label" x="{}" y="{}">{}</text>').format(
-            (3 * row + column) % COLOURS, left, top - 4, left + 9, top, one.name
+            (across * row + column) % COLOURS, left, top - 4, left + 9, top, one.name
         )
         for row, names in enumerate(rows)
         for column, one in enumerate(names)
-        for left, top in [(_LEFT + column * 128, head + _HEIGHT + line * (row + 1) - 4)]
+        for left, top in [(_LEFT + column * 384 // across, head + _HEIGHT + line * (row + 1) - 4)]
     ]
     chart = draw(title, series, x, y, limit).replace(
         "<svg ", Markup('<svg x="0" y="{}" width="{}" height="{}" ').format(head, _WIDTH, _HEIGHT), 1
