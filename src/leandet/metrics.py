@@ -99,6 +99,13 @@ def score(
     )
 
 
+def average_precision(
+    samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str], most: int = COUNTED
+) -> float:
+    """AP alone, over IoU .50:.95, a fraction; arguments as for `score`."""
+    return float(_coco(samples, detections, classes, most).stats[0])
+
+
 def _mean(precision: Any) -> float:
     found = precision[precision > -1]
     return float(found.mean()) if found.size else -1.0

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
-from leandet.detector.head import FALL, WIDE, Maps
-from leandet.detector.spec import HeadStyle, Spec
+from leandet.detector.head import WIDE, Maps
+from leandet.detector.spec import STEEPEST, HeadStyle, Spec
 from leandet.export.graph import Deployed
 from leandet.exporter import IMAGES, exported
 from leandet.preprocess import Size
@@ -88,7 +88,7 @@ def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tup
             for c in range(len(lists[level][0])):
                 own = raw(level, c, y, x)
                 highest = max((raw(where, c, v, u) for where, v, u in reached), default=own)
-                logits.append(own - FALL * (highest - own))
+                logits.append(own - STEEPEST * (highest - own))
             left, top, right, bottom = (stride * reach(style, lists[level][1][n][y][x]) for n in range(4))
             centre = ((x + 0.5) * stride, (y + 0.5) * stride)
             box = (centre[0] - left, centre[1] - top, centre[0] + right, centre[1] + bottom)
@@ -129,7 +129,7 @@ def check(style: HeadStyle, maps: Maps, k: int, answer: list[np.ndarray]) -> Non
 )
 def test_best_is_what_every_location_says_sorted(style, classes, batch, k, steps, seed):
     maps = random_maps(style, classes, batch, seed, steps)
-    answer = tiny(style).best(maps.peaks(), k)
+    answer = tiny(style).best(maps.peaks(STEEPEST), k)
     check(style, maps, k, [part.numpy() for part in answer])
 
 
@@ -161,7 +161,8 @@ class FromMaps(torch.nn.Module):
         parts = packed.split([height * width for height, width in sizes], 2)
         maps = [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
         split = [one.split([spec.classes, 1, 4], 1) for one in maps]
-        return self.detector.best(Maps(*(list(kind) for kind in zip(*split, strict=True))).peaks(), spec.detections)
+        whole = Maps(*(list(kind) for kind in zip(*split, strict=True)))
+        return self.detector.best(whole.peaks(spec.fall), spec.detections)
 
 
 @cache

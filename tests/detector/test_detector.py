@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_the_score_is_the_class_plus_the_choice():
 def test_in_use_only_the_highest_of_neighbours_keeps_its_score():
     score = torch.tensor([[4.0, 3.0, -2.0, -1.0], [1.0, 0.0, -2.0, 2.0]]).view(1, 1, 2, 4)
     sides = torch.rand(1, 4, 2, 4)
-    peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [sides]).peaks()
+    peaks = Maps([score - 1.5], [torch.full((1, 1, 2, 4), 1.5)], [sides]).peaks(8.0)
     highest = [[4.0, 4.0, 3.0, 2.0], [4.0, 4.0, 3.0, 2.0]]  # of each location and its neighbours, by hand
     torch.testing.assert_close(peaks.logits(), (9 * score - 8 * torch.tensor(highest)).view(1, 8, 1))
     assert peaks.logits()[0, [0, 7], 0].tolist() == [4.0, 2.0]
@@ -153,6 +154,18 @@ def test_the_filter_keeps_classes_and_pictures_apart_and_levels_where_no_box_is_
             own = before[:, row, column]
             torch.testing.assert_close(after[:, row, column], own - 8 * (near - own))
         start += rows * columns
+
+
+@torch.inference_mode()
+def test_without_a_fall_every_location_keeps_its_score():
+    images = pictures(2)
+    detector = recalibrate(tiny(), [images])
+    raw = detector.every_location(images)
+    assert not torch.allclose(detector(images).logits, raw.logits)
+    detector.spec = replace(detector.spec, fall=0.0)
+    torch.testing.assert_close(detector(images).logits, raw.logits)
+    best = detector.detect(images, 5)[1]
+    torch.testing.assert_close(best, raw.logits.flatten(1).sigmoid().sort(descending=True).values[:, :5])
 
 
 @torch.inference_mode()

@@ -111,6 +111,19 @@ def test_detections_in_range(detections):
         spec(detections=detections)
 
 
+@pytest.mark.parametrize("fall", [-1.0, 8.5, float("nan")])
+def test_fall_in_range(fall):
+    with pytest.raises(UserError, match="fall must be from 0 to 8, not"):
+        spec(fall=fall)
+
+
+def test_a_card_from_before_the_fall_has_the_steepest():
+    value = spec(fall=3.0).to_json()
+    assert Spec.from_json(value).fall == 3
+    del value["fall"]
+    assert Spec.from_json(value).fall == 8
+
+
 def test_a_card_from_before_the_field_returns_a_hundred():
     value = spec(detections=300).to_json()
     assert Spec.from_json(value).detections == 300

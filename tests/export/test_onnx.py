@@ -11,7 +11,7 @@ from leandet.card import CARD_KEY
 from leandet.detections import Detections
 from leandet.detector.decode import top_k
 from leandet.detector.detector import Detector
-from leandet.detector.head import FALL
+from leandet.detector.spec import STEEPEST
 from leandet.errors import UserError
 from leandet.export import BOX_TOLERANCE, SCORE_TOLERANCE, SURE, compare, export, formats
 from leandet.learn.loss import Criterion
@@ -20,7 +20,7 @@ from leandet.runtime.onnx import OnnxRuntime
 
 from .conftest import SIZE, pictures
 
-CLOSE = 1e-4 * (1 + 2 * FALL)  # scores: what lowers one for its neighbour multiplies the rounding of both
+CLOSE = 1e-4 * (1 + 2 * STEEPEST)  # scores: what lowers one for its neighbour multiplies the rounding of both
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import torch
 
 from leandet.data.loader import training_loader
 from leandet.errors import UserError
+from leandet.learn.peaks import steepest
 from leandet.learn.recipe import Recipe
 from leandet.learn.settle import settle
 from leandet.learn.validation import validation_loader
@@ -35,7 +36,9 @@ def test_only_the_choice_changes(dataset, untrained):
     assert {name: weight.requires_grad for name, weight in detector.named_parameters()} == learned
     assert not any(module.training for module in detector.modules())
     assert loader.sampler.mosaic_until == 0
-    assert 0 <= figures["ap"] <= 1
+    assert 0 <= figures.ap <= 1
+    assert detector.spec.fall == steepest(figures.ap_by_fall)
+    assert figures.ap == figures.ap_by_fall[detector.spec.fall]
 
 
 def test_the_choice_learns_the_height_of_scores(dataset, untrained):
@@ -45,7 +48,7 @@ def test_the_choice_learns_the_height_of_scores(dataset, untrained):
         torch.nn.init.constant_(tower[-1].bias, 3.0)
     first, _ = settled(dataset, detector, replace(RECIPE, settling=0.05))
     last, _ = settled(dataset, detector, replace(RECIPE, settling=1.0))
-    assert last["loss"] < 0.8 * first["loss"]
+    assert last.loss < 0.8 * first.loss
 
 
 def test_zeros_stay(dataset, untrained):

@@ -91,9 +91,9 @@ class Detector(nn.Module):
         Locations that are beside a surer one of their class have been lowered: see `Maps.peaks`.
         """
         maps: Maps = self.head(self.features(images))
-        return self.predict(maps.peaks())
+        return self.predict(maps.peaks(self.spec.fall))
 
     def detect(self, images: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images as `forward` takes them -> the best k of what it answers, as `best` returns them."""
         maps: Maps = self.head(self.features(images))
-        return self.best(maps.peaks(), k)
+        return self.best(maps.peaks(self.spec.fall), k)

@@ -16,7 +16,6 @@ from leandet.detector.layers import separable
 PRIOR = 0.01  # probability of an object before training; focal loss (arXiv 1708.02002, section 3.3)
 
 # See `Maps.peaks`.
-FALL = 8.0
 WIDE = 3.0  # strides from a location to its box's sides, on average, from which the box is wide
 BAR = 1e4  # by which a score is lowered for each stride that its box lacks to being wide: as good as silent
 
@@ -44,11 +43,11 @@ class Maps(NamedTuple):
         classes = columns(self.classes)
         return classes + columns(self.chosen) if self.chosen else classes
 
-    def peaks(self) -> Maps:
+    def peaks(self, fall: float) -> Maps:
         """The maps as they are used: a score beside a surer one of its class falls further below it.
 
         Which of two neighbours an object's middle is nearer to, and at which of two levels a middling object is
-        answered, is hard to tell, and both may be fairly sure of themselves. So a logit falls by `FALL` times what it
+        answered, is hard to tell, and both may be fairly sure of themselves. So a logit falls by `fall` times what it
         lacks to the highest of its class within reach; the highest keep theirs. In reach are 3x3 locations of its own
         level. Wide boxes are the same object further apart than that: where a location's box is `WIDE`, it meets the
         other wide ones of its level and all answers of the next coarser one on that one's grid, and those within 3x3
@@ -56,10 +55,13 @@ class Maps(NamedTuple):
 
         That is CenterNet's filter (arXiv 1904.07850, section 4) made gentle and, as in DeFCN (arXiv 2012.03544, section
         3.3), taken across levels. It compares no boxes with each other and knows neither order nor threshold of scores:
-        max-pools, not an NMS. Losses see the maps as they were (docs/decisions/0001). A head without a choice keeps
-        its maps.
+        max-pools, not an NMS. Losses see the maps as they were, but for the last epochs on crowds
+        (docs/decisions/0001). A head without a choice keeps its maps, and so does one whose scores are not to fall.
+
+        Args:
+            fall: at least 0; `Spec.fall`.
         """
-        if not self.chosen:
+        if not self.chosen or not fall:
             return self
         scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
         bars = [F.relu(sides.mean(1, keepdim=True) * -BAR + BAR * WIDE) for sides in self.sides]
@@ -76,7 +78,7 @@ class Maps(NamedTuple):
             else:
                 far = F.max_pool2d(wide[level], 5, 1, 2)
             highest = torch.maximum(highest, far - bar)
-            used.append(score - FALL * (highest - score))
+            used.append(score - fall * (highest - score))
         return Maps(used, [], self.sides)
 
 

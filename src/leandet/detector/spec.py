@@ -14,6 +14,7 @@ MAX_SIDE = 4096
 MOST_CHANNELS = 4096  # of neck and head: a file may not ask for any memory it likes
 TOP_K = 100  # COCO's metric counts 100 detections an image
 MOST_DETECTIONS = 10_000
+STEEPEST = 8.0  # fall: beside a score of .95, one of .9 becomes .02
 
 
 class HeadStyle(StrEnum):
@@ -69,6 +70,8 @@ class Spec:
         levels: strides of the feature maps that predict, `head.strides` or, for the lean head, some of them.
         head: what stands on the backbone.
         detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
+        fall: how steeply a score falls beside a surer one of its class (`Maps.peaks`), from 0, not at all, to 8. A
+            training ends by choosing it (`leandet.learn.peaks`).
         kept: channels of each group that is not as wide as its architecture has it, pruned or widened.
     """
 
@@ -80,6 +83,7 @@ class Spec:
     kept: dict[str, int] = field(default_factory=dict)
     head: HeadStyle = HeadStyle.LEAN
     detections: int = TOP_K
+    fall: float = STEEPEST
 
     def __post_init__(self) -> None:
         if self.classes < 1:
@@ -90,6 +94,8 @@ class Spec:
         self.head.check_levels(self.levels)
         if not 1 <= self.detections <= MOST_DETECTIONS:
             raise UserError(f"detections must be from 1 to {MOST_DETECTIONS}, not {self.detections}.")
+        if not 0 <= self.fall <= STEEPEST:
+            raise UserError(f"fall must be from 0 to {STEEPEST:g}, not {self.fall:g}.")
 
     def to_json(self) -> dict[str, Any]:
         """A plain object, read back by `from_json`."""
@@ -102,6 +108,7 @@ class Spec:
             "kept": dict(self.kept),
             "head": self.head.value,
             "detections": self.detections,
+            "fall": self.fall,
         }
 
     @classmethod
@@ -130,6 +137,7 @@ class Spec:
                 kept={str(k): int(v) for k, v in value["kept"].items()},
                 head=HeadStyle(head),
                 detections=int(value.get("detections", TOP_K)),
+                fall=float(value.get("fall", STEEPEST)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the card's spec is damaged ({error!r}): export the model again.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,13 @@ from leandet.data.batch import Batch
 from leandet.data.loader import EpochSampler
 from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
+from leandet.detector.head import Maps
+from leandet.detector.spec import STEEPEST
 from leandet.learn.fit import fit, trainer_for
 from leandet.learn.geometry import matched
 from leandet.learn.loss import wanted_scores
 from leandet.learn.module import Training
+from leandet.learn.peaks import LEARNED, NONE, accuracies, steepest
 from leandet.learn.processes import share
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
@@ -29,7 +32,13 @@ RATE = 5e-3  # of the choice alone; the recipe's own rate is for a network that 
 
 
 class Settling(Training):
-    """Teaches the choice alone, by plain cross-entropy, while everything beneath it stays as it is."""
+    """Teaches the choice alone, by plain cross-entropy, while everything beneath it stays as it is.
+
+    Attributes:
+        fall: with which scores are seen, as `Maps.peaks` takes it.
+    """
+
+    fall = NONE
 
     def on_train_epoch_start(self) -> None:
         """Everything but the choice's towers answers as it will in use: with its running statistics."""
@@ -39,15 +48,34 @@ class Settling(Training):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One batch -> its loss, for each object."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        predictions = self.detector.every_location(images)
+        maps: Maps = self.detector.head(self.detector.features(images))
+        predictions = self.detector.predict(maps)
         matches = self.criterion.assign(predictions, batch.targets)
         boxes = predictions.boxes[matches.image, matches.location]
         overlap = matched(boxes, batch.targets.boxes[matches.image, matches.target]).iou.clamp(0, 1)
         wanted = wanted_scores(predictions.logits, batch.targets.labels, matches, matches.quality * overlap)
-        errors = F.binary_cross_entropy_with_logits(predictions.logits, wanted, reduction="sum")
+        used = maps.peaks(self.fall).logits()
+        errors = F.binary_cross_entropy_with_logits(used, wanted, reduction="sum")
         loss = errors / share(matches.quality.sum())
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling did.
+
+    Attributes:
+        ap: AP (fraction) on the validation split, as the detector is used.
+        ap_by_fall: AP with each `Spec.fall` that there was to choose from.
+        loss: of the last epoch, for each object.
+        seconds: of wall time.
+    """
+
+    ap: float
+    ap_by_fall: dict[float, float]
+    loss: float
+    seconds: float
 
 
 def settle(
@@ -57,12 +85,15 @@ def settle(
     samples: tuple[Sample, ...],
     classes: tuple[str, ...],
     recipe: Recipe,
-) -> dict[str, float]:
+) -> Settled:
     """Train the choice's towers of a trained detector on, in place, and leave it in evaluation mode.
 
     The focal loss teaches the order of scores well and their height badly: it forgives a second box of an object a
     score of .3. Plain cross-entropy does not. With the rest frozen the order changes little, for better or worse
     (docs/decisions/0001). Weights that are exactly zero stay zero: a sparse detector remains as sparse as it is.
+
+    Then `Spec.fall` is chosen, as steep as the accuracy on `validation` allows. Where objects crowd it would cost too
+    much, because a neighbour's surer score is another object's; there the choice learns with a gentle fall in place.
 
     Args:
         detector: trained, with a choice (`HeadStyle.chooses`).
@@ -73,7 +104,7 @@ def settle(
         recipe: of the training.
 
     Returns:
-        `{ap, ap50, ap_with_nms, loss, seconds}` after it.
+        What came of it.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; the detector is between two states, and its training's checkpoint is whole.
@@ -83,6 +114,9 @@ def settle(
         training.sampler.mosaic_until = 0
     recipe = replace(recipe, epochs=recipe.settling_epochs, learning_rate=RATE, warmup_epochs=1.0)
     module = Settling(detector, recipe, len(training) * recipe.epochs, samples, classes)
+    detector.eval()
+    if steepest(accuracies(detector, validation, samples, classes, (STEEPEST, NONE))) < STEEPEST:
+        module.fall = LEARNED
     trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs)
     towers = _choice(detector)
     learning = {name: weight for name, weight in towers.named_parameters() if weight.requires_grad}
@@ -90,8 +124,10 @@ def settle(
     with _alone(detector, towers), Hold(towers, zeros):
         fit(trainer, module, training, validation)
     detector.eval()
-    figures = {name: float(trainer.callback_metrics[name]) for name in ("ap", "ap50", "ap_with_nms", "loss")}
-    return {**figures, "seconds": time.perf_counter() - start}
+    found = accuracies(detector, validation, samples, classes)
+    detector.spec = replace(detector.spec, fall=steepest(found))
+    loss = float(trainer.callback_metrics["loss"])
+    return Settled(found[detector.spec.fall], found, loss, time.perf_counter() - start)
 
 
 def _choice(detector: Detector) -> nn.Module:

@@ -40,6 +40,7 @@ class Outcome:
         seconds: of wall time, all resumed parts together.
         loading_share: share of the training steps' time that was spent waiting for data, in [0, 1].
         curves: for each epoch, figures by name (`loss`, `loss/...`, `learning_rate`, and `ap` where measured).
+        ap_by_fall: AP on the validation split with each `Spec.fall` that the settling chose from; empty without one.
     """
 
     best_ap: float
@@ -47,6 +48,7 @@ class Outcome:
     seconds: float
     loading_share: float
     curves: list[dict[str, float]]
+    ap_by_fall: dict[float, float]
 
 
 def train(
@@ -116,15 +118,17 @@ def train(
     curves = progress.curves
     best_ap = max((row["ap"] for row in curves if "ap" in row and row["epoch"] > choose_from), default=-1.0)
     seconds = sum(row["seconds"] for row in curves)
+    ap_by_fall: dict[float, float] = {}
     if detector.spec.head.chooses and recipe.settling_epochs:
         settled = settle(detector, loader, judge, validation, classes, recipe)
-        best_ap, seconds = settled["ap"], seconds + settled["seconds"]
+        best_ap, seconds, ap_by_fall = settled.ap, seconds + settled.seconds, settled.ap_by_fall
     return Outcome(
         best_ap=best_ap,
         epochs=len(curves),
         seconds=seconds,
         loading_share=sum(r["loading_seconds"] for r in curves) / max(1e-9, sum(r["step_seconds"] for r in curves)),
         curves=curves,
+        ap_by_fall=ap_by_fall,
     )
 
 

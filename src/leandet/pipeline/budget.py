@@ -162,14 +162,10 @@ def _available(work: Work) -> list[str]:
 
 def _measure(work: Work, names: list[str]) -> tuple[list[Surveyed], list[dict[str, Any]]]:
     """Every backbone at two inputs, in turns; and what was measured, as candidates."""
-    training, classes = work.dataset.splits["train"], work.dataset.classes
     sides = [(work.options.size,)] * len(names) if work.options.size else [SIDES] * len(names)
     places = [(name, side) for name, pair in zip(names, sides, strict=True) for side in pair]
     torch.manual_seed(work.options.seed)
-    detectors = [
-        Detector(Spec(name, len(classes), input_size(training, side or 0), work.options.width)).eval()
-        for name, side in places
-    ]
+    detectors = [Detector(work.spec(Architecture(name, side))).eval() for name, side in places]
     rows = _stopwatch(work, detectors[0].spec, SURVEY_SECONDS)(*detectors).rows
     measured = [
         {

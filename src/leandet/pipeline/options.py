@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leandet.data.sample import Sample
-from leandet.detector.spec import STRIDE, check_size
+from leandet.detector.spec import MOST_DETECTIONS, STRIDE, TOP_K, check_size
 from leandet.errors import UserError
 from leandet.export import SUFFIXES
 from leandet.preprocess import Size
@@ -122,6 +122,15 @@ class Options:
 def default_epochs(images: int) -> int:
     """About 22,000 training pictures in all, from 12 to 120 epochs."""
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(VIEWS / max(1, images))))
+
+
+def detections(samples: Sequence[Sample]) -> int:
+    """The most that a detector should return for one image: half as many again as the fullest image has objects.
+
+    In hundreds, and at least COCO's 100.
+    """
+    fullest = max((len(sample.boxes) for sample in samples), default=0)
+    return min(MOST_DETECTIONS, max(TOP_K, math.ceil(1.5 * fullest / TOP_K) * TOP_K))
 
 
 def input_size(samples: Sequence[Sample], side: int) -> Size:

@@ -77,7 +77,7 @@ def tune(detector: Detector, card: Card, dataset: Dataset, scratch: Path, *, epo
     _fine_tune(copied, dataset, scratch / "aware", epochs, seed)
     ranges = detach(layers)
     path = scratch / "tuned.onnx"
-    export(copied, card, path, np.concatenate(images[:2]))
+    export(copied, replace(card, spec=copied.spec), path, np.concatenate(images[:2]))
     return Tuned(path, ranges, epochs)
 
 

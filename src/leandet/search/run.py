@@ -323,13 +323,14 @@ def _finish(
     request: Request, dataset: Dataset, card: Card, space: Space, made: Detector, outcome: _Outcome, say: Tell
 ) -> Found:
     """Fine-tune, save the winner, write the front."""
-    ap, epochs = outcome.winner.ap, request.epochs if made.spec != space.detector.spec else 0
+    cut = made.spec != space.detector.spec
+    ap, epochs = outcome.winner.ap, request.epochs if cut else 0
     if epochs:
         say(f"fine-tuning the winner, {request.epochs} epochs")
         digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
         ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}-{epochs}x{request.batch}")
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
-    if request.judge is JudgedBy.SUPERNET and made.spec != space.detector.spec:
+    if request.judge is JudgedBy.SUPERNET and cut:
         provenance["search_supernet_epochs"] = str(request.supernet_epochs)
     if epochs:
         provenance["search_epochs"] = str(epochs)

@@ -207,6 +207,7 @@ def sparsify_detector(
     if tuning.epochs:
         say(f"training for {tuning.epochs} epochs, all zeros there after {tuning.ramp_epochs.epochs}")
     tune(detector, dataset, plan, tuning, folder, early=first, guide=guide, resume=resume)
+    card = replace(card, spec=detector.spec)  # whose fall is chosen at the end of a training
     if bits is not None:
         detector = share(detector, bits)
     with staged(out) as draft:

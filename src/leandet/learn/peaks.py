@@ -1,0 +1,54 @@
+"""How steeply scores may fall beside surer ones: in a crowd, the surer one is another object's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from leandet.data.sample import Sample
+from leandet.detections import Detections
+from leandet.detector.detector import Detector
+from leandet.detector.head import Maps
+from leandet.detector.spec import STEEPEST
+from leandet.learn.validation import ValidationBatch, found
+from leandet.metrics import COUNTED, average_precision
+
+NONE = 0.0
+FALLS = (STEEPEST, 3.0, 1.0, NONE)  # docs/decisions/0001 has what each does
+COST = 0.005  # AP, a fraction, that fewer duplicates may cost
+LEARNED = 1.0  # what a choice learns with in crowds
+
+
+def accuracies(
+    detector: Detector,
+    validation: DataLoader[ValidationBatch],
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    falls: Sequence[float] = FALLS,
+) -> dict[float, float]:
+    """AP, a fraction, of a detector in evaluation mode for each `Spec.fall`.
+
+    Args:
+        detector: with a choice (`HeadStyle.chooses`).
+        validation: batches of `samples`, in their order.
+        samples: some of which have an object.
+        classes: names.
+        falls: to be measured.
+    """
+    answers: dict[float, list[Detections]] = defaultdict(list)
+    most = max(COUNTED, detector.spec.detections)
+    with torch.no_grad():
+        for batch in validation:
+            images = batch.images.to(detector.mean.device).contiguous(memory_format=torch.channels_last)
+            maps: Maps = detector.head(detector.features(images))
+            for fall in falls:
+                answers[fall] += found(detector.predict(maps.peaks(fall)), batch.placements, most)
+    return {fall: average_precision(samples, answers[fall], classes, most) for fall in falls}
+
+
+def steepest(accuracies: dict[float, float]) -> float:
+    """The steepest fall that costs no more than `COST` of the AP without any, which is among `accuracies`."""
+    return max(fall for fall, ap in accuracies.items() if ap >= accuracies[NONE] - COST)

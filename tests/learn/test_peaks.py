@@ -1,0 +1,86 @@
+"""How steeply scores fall is chosen by what it costs."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from leandet.data.sample import Sample
+from leandet.detector.head import Maps
+from leandet.learn.peaks import accuracies, steepest
+from leandet.learn.validation import ValidationBatch
+from leandet.preprocess import Placement, Size
+
+SIDE = 64
+
+
+class Told(nn.Module):
+    """A head that says the same of every picture: at stride 8, boxes 20 px wide, surest of (2, 2) and (2, 3)."""
+
+    def __init__(self, logits: dict[tuple[int, int], float]) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, features: list[torch.Tensor]) -> Maps:
+        sizes = [feature.shape[-2:] for feature in features]
+        classes = [torch.full((1, 3, *size), -20.0) for size in sizes]
+        for (y, x), logit in self.logits.items():
+            classes[0][0, 0, y, x] = logit
+        sides = [torch.full((1, 4, *size), math.log(math.expm1(10 / 8))) for size in sizes]
+        return Maps(classes, [torch.zeros(1, 1, *size) for size in sizes], sides)
+
+
+def box(y: int, x: int) -> list[float]:
+    cx, cy = 8 * x + 4, 8 * y + 4
+    return [cx - 10, cy - 10, cx + 10, cy + 10]
+
+
+def picture(objects: list[tuple[int, int]], size: Size) -> tuple[list[ValidationBatch], list[Sample]]:
+    """One picture with objects of the first class at these places."""
+    boxes, labels = np.array([box(*place) for place in objects], np.float32), np.zeros(len(objects), np.int64)
+    sample = Sample(Path("drawn.png"), size, boxes, labels, np.zeros(len(objects), bool), "drawn")
+    images = torch.zeros(1, 3, size.height, size.width, dtype=torch.uint8)
+    return [ValidationBatch(images, [Placement(1.0, 1.0, 0, 0, size)])], [sample]
+
+
+def measured(untrained, logits: dict[tuple[int, int], float], objects: list[tuple[int, int]]) -> dict[float, float]:
+    detector = untrained().eval()
+    detector.head = Told(logits)
+    return accuracies(detector, *picture(objects, Size(SIDE, SIDE)), ("a", "b", "c"))
+
+
+def test_where_neighbours_are_objects_scores_fall_gently(untrained):
+    """The second object stands beside the surer first; the third answer, far off, is wrong."""
+    found = measured(untrained, {(2, 2): 4.0, (2, 3): 3.0, (6, 6): -1.0}, [(2, 2), (2, 3)])
+    assert found[0] == found[1] == found[3] == pytest.approx(1)  # 3 - 3 * (4 - 3) is still above -1
+    assert found[8] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)  # -5 is not: right, wrong, right
+    assert steepest(found) == 3
+
+
+def test_where_neighbours_are_duplicates_they_fall_steeply(untrained):
+    found = measured(untrained, {(2, 2): 4.0, (2, 3): 3.0, (6, 6): -1.0}, [(2, 2), (6, 6)])
+    assert found[0] == found[1] == found[3] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
+    assert found[8] == pytest.approx(1)
+    assert steepest(found) == 8
+
+
+def test_half_a_point_is_spent_and_no_more():
+    assert steepest({8.0: 0.3949, 3.0: 0.3951, 1.0: 0.41, 0.0: 0.4}) == 3
+    assert steepest({8.0: 0.1, 3.0: 0.1, 1.0: 0.1, 0.0: 0.4}) == 0
+
+
+def test_as_many_answers_count_as_the_detector_gives(untrained):
+    """A hundred and fifty objects in a row: COCO's hundred would leave a third of them out."""
+    detector = untrained().eval()
+    places = [(1, x) for x in range(1, 301, 2)]
+    detector.head = Told(dict.fromkeys(places, 4.0))
+    row = picture(places, Size(32, 8 * 304))
+    few = accuracies(detector, *row, ("a", "b", "c"))
+    detector.spec = replace(detector.spec, detections=200)
+    many = accuracies(detector, *row, ("a", "b", "c"))
+    assert few[0] < 0.7
+    assert many[0] > 0.99
