@@ -52,8 +52,10 @@ def near(objects: Tensor, points: Tensor, strides: Tensor, radius: float) -> Ten
         (B, M, N) bool.
     """
     left, top, right, bottom = objects[..., None].unbind(2)
-    x, y = points.unbind(1)
-    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
-    reach = strides * radius
-    central = ((x - (left + right) / 2).abs() < reach) & ((y - (top + bottom) / 2).abs() < reach)
-    return inside | central
+    x, y = points.T.contiguous()
+    across = (x - (left + right) / 2).abs_()  # from the centre, (B, M, N)
+    along = (y - (top + bottom) / 2).abs_()
+    outside = torch.maximum(across - (right - left) / 2, along - (bottom - top) / 2)
+    beyond = torch.maximum(across, along, out=across).sub_(strides * radius)
+    # One comparison at the end: on the CPU it takes as long as six sums of as many pairs.
+    return torch.minimum(outside, beyond, out=outside) < 0
