@@ -151,9 +151,12 @@ def ours(path: Path, threads: int) -> Contender:
         return inputs, placements[0]
 
     card = runtime.card
-    facts = {"ap": card.metrics.get("ap"), "data": card.provenance.get("data"), "epochs": card.provenance.get("epochs")}
+    told = card.provenance
+    facts = {"ap": card.metrics.get("ap"), **{key: told.get(key) for key in ("data", "epochs", "images")}}
+    precision = ", INT8" if told.get("precision") == "int8" else ""
+    start = "from nothing" if told.get("backbone_weights") == "none" else "from ImageNet"
     return Contender(
-        f"leandet {card.spec.backbone}, width {card.spec.width} ({path.parent.name})",
+        f"leandet {card.spec.backbone}, width {card.spec.width}{precision}, {start}, {told.get('images')} pictures",
         card.spec.size,
         before,
         runtime.run_network,
@@ -307,6 +310,11 @@ def measure(contenders: list[Contender], images: list[Image], seconds: float, th
         print(f"round {turn} of {ROUNDS}", flush=True)
 
 
+def label(name: str) -> str:
+    """The network alone, for a point of the chart."""
+    return ", ".join(part for part in name.removeprefix("leandet ").split(", ") if " " not in part or "width" in part)
+
+
 def page(results: dict[str, Any]) -> None:
     """Fill the tables and charts of `docs/rivals.md`."""
     rows = sorted(results["rows"], key=lambda row: row["p50_ms"])
@@ -327,7 +335,7 @@ def page(results: dict[str, Any]) -> None:
     for data, given in GIVEN.items():
         mine = [row for row in rows if row.get("data") == data and row.get("ap") is not None]
         timed = {row["name"]: row["p50_ms"] for row in rows}
-        points = [("leandet", r["p50_ms"], r["ap"], r["name"]) for r in mine]
+        points = [(f"leandet, {r['images']} pictures", r["p50_ms"], r["ap"], label(r["name"])) for r in mine]
         for name, key in (("YOLO26n", "ap"), ("YOLO26n + NMS", "ap_with_nms")):
             if name in timed:
                 points.append((name, timed[name], given[key], f"{name}, {given['epochs']} epochs"))

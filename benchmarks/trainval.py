@@ -17,14 +17,18 @@ from typing import Any
 import record
 import torch
 
+from leandet.cost.count import count
 from leandet.data.read import read
 from leandet.data.sample import Dataset
-from leandet.machine import describe_machine
+from leandet.detector.files import load_detector
+from leandet.evaluate import evaluate
 from leandet.pipeline import Options
-from leandet.pipeline.stages import Train, Work
+from leandet.pipeline.stages import MODEL, Train, Work
+from leandet.runtime import open_runtime
 
 EPOCHS = 100
-KEPT = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "parameters", "multiply_adds", "split")
+SIZES = ("ap_small", "ap_medium", "ap_large")
+KEPT = ("ap", "ap50", *SIZES, "ap_with_nms", "duplicates_per_100")
 PAGE = record.DOCS / "rivals.md"
 
 
@@ -35,7 +39,7 @@ def together(dataset: Dataset) -> Dataset:
 
 
 def trained(asked: argparse.Namespace) -> dict[str, Any]:
-    """One training, gone on with where it was cut short; its figures on `test`."""
+    """One training, gone on with where it was cut short, or as it lies there; its figures on `test`."""
     out = asked.out / name(asked)
     options = Options(
         asked.data / "bccd",
@@ -49,10 +53,17 @@ def trained(asked: argparse.Namespace) -> dict[str, Any]:
         threads=asked.threads,
     )
     dataset = together(read(options.data)[0])
-    found = Train().run(Work(options, dataset, resume=True, tell=print))
+    if not asked.again:
+        Train().run(Work(options, dataset, resume=True, tell=print))
+    runtime = open_runtime(out / MODEL, asked.threads)
+    scores = evaluate(runtime, dataset.splits["test"], dataset.classes)[0].to_json()
+    detector, card = load_detector(out / MODEL)
+    size = detector.spec.size
+    cost = count(detector, torch.zeros(1, 3, size.height, size.width))
     request = {"backbone": asked.network, "width": asked.width, "seed": asked.seed, "epochs": asked.epochs}
-    images = len(dataset.splits["train"])
-    return {**request, "images": images, **{key: found[key] for key in KEPT}, "trained_on": describe_machine()}
+    costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
+    images = int(card.provenance["images"])
+    return {**request, "images": images, **{key: scores[key] for key in KEPT}, **costs, "split": "test"}
 
 
 def name(asked: argparse.Namespace) -> str:
@@ -70,8 +81,10 @@ def page() -> str:
         aps = ", ".join(f"{100 * row['ap']:.1f} %" for row in group)
         tax = max((row["ap_with_nms"] - row["ap"] for row in group), key=abs)
         duplicates = ", ".join(f"{row['duplicates_per_100']:.1f}" for row in group)
-        rows.append([detector, f"{group[0]['parameters'] / 1e6:.2f} M", aps, f"{100 * tax:+.2f}", duplicates])
-    return record.table(["detector", "parameters", "AP, each seed", "an NMS adds, points", "duplicates, each"], rows)
+        sizes = [f"{100 * sum(row[key] for row in group) / len(group):.1f} %" for key in SIZES]
+        rows.append([detector, f"{group[0]['parameters'] / 1e6:.2f} M", aps, *sizes, f"{100 * tax:+.2f}", duplicates])
+    headings = ["detector", "parameters", "AP, each seed", "small", "medium", "large", "an NMS adds, points"]
+    return record.table([*headings, "duplicates in 100 objects"], rows)
 
 
 def main() -> None:
@@ -84,6 +97,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="measure what was trained before")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     row = trained(asked)

@@ -13,6 +13,7 @@ from leandet.detections import Detections
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
 from leandet.detector.spec import STEEPEST
+from leandet.learn.processes import Processes
 from leandet.learn.validation import ValidationBatch, found
 from leandet.metrics import COUNTED, average_precision
 
@@ -40,12 +41,15 @@ def accuracies(
     """
     answers: dict[float, list[Detections]] = defaultdict(list)
     most = max(COUNTED, detector.spec.detections)
+    home, device = detector.mean.device, Processes.here().device
+    detector.to(device)
     with torch.no_grad():
         for batch in validation:
-            images = batch.images.to(detector.mean.device).contiguous(memory_format=torch.channels_last)
+            images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
             maps: Maps = detector.head(detector.features(images))
             for fall in falls:
                 answers[fall] += found(detector.predict(maps.peaks(fall)), batch.placements, most)
+    detector.to(home)
     return {fall: average_precision(samples, answers[fall], classes, most) for fall in falls}
 
 

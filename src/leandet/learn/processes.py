@@ -49,6 +49,11 @@ class Processes:
         return max(1, min(MOST_LOADERS, usable_cores() // self.each - 1))
 
     @property
+    def device(self) -> torch.device:
+        """Where this one trains: a GPU of its own where there are any."""
+        return torch.device("cuda", self.rank % self.each) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
     def first(self) -> bool:
         """Whether this one writes, measures and tells."""
         return self.rank == 0
