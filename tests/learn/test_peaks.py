@@ -47,6 +47,11 @@ def picture(objects: list[tuple[int, int]], size: Size) -> tuple[list[Validation
     return [ValidationBatch(images, [Placement(1.0, 1.0, 0, 0, size)])], [sample]
 
 
+def many() -> list[Sample]:
+    """So many objects that half a point is more than two of them."""
+    return picture([(2, 2)] * 1000, Size(SIDE, SIDE))[1]
+
+
 def measured(untrained, logits: dict[tuple[int, int], float], objects: list[tuple[int, int]]) -> dict[float, float]:
     detector = untrained().eval()
     detector.head = Told(logits)
@@ -58,19 +63,25 @@ def test_where_neighbours_are_objects_scores_fall_gently(untrained):
     found = measured(untrained, {(2, 2): 4.0, (2, 3): 3.0, (6, 6): -1.0}, [(2, 2), (2, 3)])
     assert found[0] == found[1] == found[3] == pytest.approx(1)  # 3 - 3 * (4 - 3) is still above -1
     assert found[8] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)  # -5 is not: right, wrong, right
-    assert steepest(found) == 3
+    assert steepest(found, many()) == 3
 
 
 def test_where_neighbours_are_duplicates_they_fall_steeply(untrained):
     found = measured(untrained, {(2, 2): 4.0, (2, 3): 3.0, (6, 6): -1.0}, [(2, 2), (6, 6)])
     assert found[0] == found[1] == found[3] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
     assert found[8] == pytest.approx(1)
-    assert steepest(found) == 8
+    assert steepest(found, many()) == 8
 
 
 def test_half_a_point_is_spent_and_no_more():
-    assert steepest({8.0: 0.3949, 3.0: 0.3951, 1.0: 0.41, 0.0: 0.4}) == 3
-    assert steepest({8.0: 0.1, 3.0: 0.1, 1.0: 0.1, 0.0: 0.4}) == 0
+    assert steepest({8.0: 0.3949, 3.0: 0.3951, 1.0: 0.41, 0.0: 0.4}, many()) == 3
+    assert steepest({8.0: 0.1, 3.0: 0.1, 1.0: 0.1, 0.0: 0.4}, many()) == 0
+
+
+def test_two_objects_of_a_few_decide_nothing():
+    fifty = picture([(2, 2)] * 50, Size(SIDE, SIDE))[1]
+    assert steepest({8.0: 0.361, 3.0: 0.4, 0.0: 0.4}, fifty) == 8
+    assert steepest({8.0: 0.359, 3.0: 0.4, 0.0: 0.4}, fifty) == 3
 
 
 def test_as_many_answers_count_as_the_detector_gives(untrained):

@@ -19,7 +19,8 @@ from leandet.metrics import COUNTED, average_precision
 
 NONE = 0.0
 FALLS = (STEEPEST, 3.0, 1.0, NONE)  # docs/decisions/0001 has what each does
-COST = 0.005  # AP, a fraction, that fewer duplicates may cost
+COST = 0.005  # AP, a fraction, that fewer duplicates may cost,
+OBJECTS = 2  # or as much as so many objects weigh: where few are labelled, AP jumps by more
 LEARNED = 1.0  # what a choice learns with in crowds
 
 
@@ -53,6 +54,12 @@ def accuracies(
     return {fall: average_precision(samples, answers[fall], classes, most) for fall in falls}
 
 
-def steepest(accuracies: dict[float, float]) -> float:
-    """The steepest fall that costs no more than `COST` of the AP without any, which is among `accuracies`."""
-    return max(fall for fall, ap in accuracies.items() if ap >= accuracies[NONE] - COST)
+def steepest(accuracies: dict[float, float], samples: Sequence[Sample]) -> float:
+    """The steepest fall that costs no more than it may of the AP without any.
+
+    Args:
+        accuracies: AP by fall, `NONE` among them.
+        samples: on which they were measured.
+    """
+    allowed = max(COST, OBJECTS / sum(len(sample.boxes) for sample in samples))
+    return max(fall for fall, ap in accuracies.items() if ap >= accuracies[NONE] - allowed)

@@ -115,7 +115,7 @@ def settle(
     recipe = replace(recipe, epochs=recipe.settling_epochs, learning_rate=RATE, warmup_epochs=1.0)
     module = Settling(detector, recipe, len(training) * recipe.epochs, samples, classes)
     detector.eval()
-    if steepest(accuracies(detector, validation, samples, classes, (STEEPEST, NONE))) < STEEPEST:
+    if steepest(accuracies(detector, validation, samples, classes, (STEEPEST, NONE)), samples) < STEEPEST:
         module.fall = LEARNED
     trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs)
     towers = _choice(detector)
@@ -125,7 +125,7 @@ def settle(
         fit(trainer, module, training, validation)
     detector.eval()
     found = accuracies(detector, validation, samples, classes)
-    detector.spec = replace(detector.spec, fall=steepest(found))
+    detector.spec = replace(detector.spec, fall=steepest(found, samples))
     loss = float(trainer.callback_metrics["loss"])
     return Settled(found[detector.spec.fall], found, loss, time.perf_counter() - start)
 
