@@ -343,7 +343,7 @@ def page(results: dict[str, Any]) -> None:
         for name in dict.fromkeys(point[0] for point in points):
             own = [point for point in points if point[0] == name]
             series.append(Series(name, [p[1:3] for p in own], joined=False, names=[p[3] for p in own]))
-        if series:
+        if mine:
             chart = picture(f"{data}: accuracy and latency", series, Axis("p50, ms", from_zero=True), Axis("AP"))
             write_text(DOCS / "images" / f"rivals-{data}.svg", chart)
 
