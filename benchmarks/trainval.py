@@ -16,6 +16,7 @@ from typing import Any
 
 import record
 import torch
+from beside import EPOCHS
 
 from leandet.cost.count import count
 from leandet.data.read import read
@@ -26,7 +27,6 @@ from leandet.pipeline import Options
 from leandet.pipeline.stages import MODEL, Train, Work
 from leandet.runtime import open_runtime
 
-EPOCHS = 100
 SIZES = ("ap_small", "ap_medium", "ap_large")
 KEPT = ("ap", "ap50", *SIZES, "ap_with_nms", "duplicates_per_100")
 PAGE = record.DOCS / "rivals.md"
@@ -34,7 +34,7 @@ PAGE = record.DOCS / "rivals.md"
 
 def together(dataset: Dataset) -> Dataset:
     """The same data, of which `train` holds `val` too."""
-    splits = dict(dataset.splits)
+    splits = dataset.splits
     return replace(dataset, splits={**splits, "train": splits["train"] + splits["val"]})
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", default="shufflenet_v2_x0_5")
     parser.add_argument("--width", type=int, default=64, help="channels of neck and head")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS["bccd"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="measure what was trained before")

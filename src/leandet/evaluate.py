@@ -8,7 +8,7 @@ from leandet.data.image import load_image
 from leandet.data.sample import Dataset, Sample
 from leandet.detections import Detections
 from leandet.errors import UserError
-from leandet.metrics import COUNTED, MIN_SCORE, Scores, score
+from leandet.metrics import MIN_SCORE, Scores, score
 from leandet.runtime.runtime import Runtime
 
 
@@ -44,7 +44,7 @@ def best_threshold(runtime: Runtime, dataset: Dataset, judged: float | None = No
 def evaluate(runtime: Runtime, samples: Sequence[Sample], classes: Sequence[str]) -> tuple[Scores, list[Detections]]:
     """Detect in every sample and score the answers in original pixels.
 
-    As many detections of an image count as the detector returns, and at least COCO's 100.
+    As many detections of an image count as `Spec.counted` says.
 
     Args:
         runtime: an opened detector of the same classes.
@@ -61,4 +61,4 @@ def evaluate(runtime: Runtime, samples: Sequence[Sample], classes: Sequence[str]
     for sample in samples:
         detections = runtime(load_image(sample.image))
         found.append(detections[detections.scores > MIN_SCORE])
-    return score(samples, found, classes, max(COUNTED, runtime.card.spec.detections)), found
+    return score(samples, found, classes, runtime.card.spec.counted), found

@@ -82,7 +82,7 @@ def test_the_judge_measures_what_eval_measures(model, dataset, tmp_path):
     own = tuple(labelled_by(runtime, sample) for sample in dataset.splits["val"])
     judge = Judge(space, dataclasses.replace(dataset, splits={**dataset.splits, "val": own}))
     scores, _ = evaluate(runtime, own, dataset.classes)
-    assert judge(candidate) == pytest.approx(scores.ap, abs=0.01)
+    assert judge(candidate) == pytest.approx(scores.ap, abs=1e-6)
     assert judge(candidate) == judge(candidate) > 0.5
     assert judge(space.candidate(space.even(4))) < 0.9 * scores.ap
 

@@ -97,6 +97,11 @@ class Spec:
         if not 0 <= self.fall <= STEEPEST:
             raise UserError(f"fall must be from 0 to {STEEPEST:g}, not {self.fall:g}.")
 
+    @property
+    def counted(self) -> int:
+        """Detections of an image that accuracy counts: as many as are returned, and at least COCO's 100."""
+        return max(TOP_K, self.detections)
+
     def to_json(self) -> dict[str, Any]:
         """A plain object, read back by `from_json`."""
         return {

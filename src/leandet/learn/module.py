@@ -18,7 +18,7 @@ from leandet.detector.detector import Detector
 from leandet.learn.loss import Criterion, Guide, Parts
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch, found
-from leandet.metrics import COUNTED, score
+from leandet.metrics import score
 
 
 class Training(lightning.LightningModule):
@@ -92,8 +92,7 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Measure AP over the validation split."""
-        most = max(COUNTED, self.detector.spec.detections)
-        scores = score(self._samples, self._found, self._classes, most)
+        scores = score(self._samples, self._found, self._classes, self.detector.spec.counted)
         self.log("ap", scores.ap, prog_bar=True)
         self.log("ap50", scores.ap50)
         self.log("ap_with_nms", scores.ap_with_nms)

@@ -15,7 +15,7 @@ from leandet.detector.head import Maps
 from leandet.detector.spec import STEEPEST
 from leandet.learn.processes import Processes
 from leandet.learn.validation import ValidationBatch, found
-from leandet.metrics import COUNTED, average_precision
+from leandet.metrics import average_precision
 
 NONE = 0.0
 FALLS = (STEEPEST, 3.0, 1.0, NONE)  # docs/decisions/0001 has what each does
@@ -41,7 +41,7 @@ def accuracies(
         falls: to be measured.
     """
     answers: dict[float, list[Detections]] = defaultdict(list)
-    most = max(COUNTED, detector.spec.detections)
+    most = detector.spec.counted
     home, device = detector.mean.device, Processes.here().device
     detector.to(device)
     with torch.no_grad():

@@ -117,7 +117,7 @@ def settle(
     detector.eval()
     if steepest(accuracies(detector, validation, samples, classes, (STEEPEST, NONE)), samples) < STEEPEST:
         module.fall = LEARNED
-    trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs)
+    trainer = trainer_for(recipe, [], evaluate_every=recipe.epochs + 1)  # it is measured below, with every fall
     towers = _choice(detector)
     learning = {name: weight for name, weight in towers.named_parameters() if weight.requires_grad}
     zeros = {name: weight != 0 for name, weight in learning.items() if weight.ndim > 1}

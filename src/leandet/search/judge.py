@@ -21,7 +21,7 @@ from leandet.detections import Detections
 from leandet.detector.detector import Detector
 from leandet.learn.loss import Criterion, Parts
 from leandet.learn.validation import ValidationBatch, found, validation_loader
-from leandet.metrics import COUNTED, average_precision
+from leandet.metrics import average_precision
 from leandet.preprocess import Size
 from leandet.search.space import Candidate, Space
 
@@ -94,5 +94,4 @@ class Judge:
             for batch in self._judged[size]:
                 images = batch.images.contiguous(memory_format=torch.channels_last)
                 answers += found(detector(images), batch.placements, detector.spec.detections)
-        most = max(COUNTED, detector.spec.detections)
-        return average_precision(samples, answers, self.dataset.classes, most)
+        return average_precision(samples, answers, self.dataset.classes, detector.spec.counted)
