@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -15,34 +14,21 @@ from leandet.quantize.rewrite import (
     read_pixels,
 )
 
+from ..graphs import answer, model
+
 RANDOM = np.random.default_rng(0)
 GREY = 114.0
 
 
-def model(nodes, inputs, outputs, constants) -> onnx.ModelProto:
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    made = [[helper.make_tensor_value_info(n, k, None) for n, k in side.items()] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "small", *made, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-
-
-def answer(made: onnx.ModelProto, *, optimised: bool = False, **given):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, given)[0]
-
-
-def first_convolution(mean, *, quantised: bool = False) -> onnx.ModelProto:
+def first_convolution(mean, *, divided: bool = True, quantised: bool = False) -> onnx.ModelProto:
     node = helper.make_node
     nodes = [
         node("Cast", ["images"], ["pixels"], "cast", to=TensorProto.FLOAT),
         node("Sub", ["pixels", "mean"], ["centred"], "sub"),
-        node("Div", ["centred", "std"], ["normal"], "div"),
-        node("Conv", ["normal", "w", "b"], ["out"], "conv", pads=[1, 1, 1, 1], strides=[2, 2]),
+        *([node("Div", ["centred", "std"], ["normal"], "div")] if divided else []),
+        node(
+            "Conv", ["normal" if divided else "centred", "w", "b"], ["out"], "conv", pads=[1, 1, 1, 1], strides=[2, 2]
+        ),
     ]
     constants = {
         "mean": np.asarray(mean, np.float32).reshape(1, 3, 1, 1),

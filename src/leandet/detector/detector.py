@@ -12,12 +12,10 @@ from leandet import nets
 from leandet.compress.narrow import narrow
 from leandet.detector.decode import Predictions, choose, columns, flatten, locations, pick, to_boxes
 from leandet.detector.head import Maps
+from leandet.detector.pixels import Normalise
 from leandet.detector.spec import Spec
 from leandet.detector.styles import STYLES
 
-# ImageNet's statistics in 8-bit units: the normalisation that every pretrained backbone expects.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 # Share of a step's statistics in batch-norm's running ones. MobileNetV3 brings .01, made for ImageNet's many steps:
 # after a few hundred on a person's images, it would be used with the statistics of weights long gone.
 MOMENTUM = 0.1
@@ -32,23 +30,24 @@ class Detector(nn.Module):
         spec: what to build. Weights are random until loaded.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
         style = STYLES[spec.head]
+        self.pixels: nn.Module = Normalise()
         self.backbone = nets.backbone(spec.backbone, fine=style.fine)
         self.neck = style.neck([tap.channels for tap in self.backbone.taps], spec)
         self.head = style.head(spec)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = MOMENTUM
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         if spec.kept:
             narrow(self, torch.zeros(1, 3, spec.size.height, spec.size.width, device="meta"), spec.kept)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def remember(self, widths: Mapping[str, int]) -> None:
         """Write the widths of cut channel groups, by name, into the spec."""
@@ -56,8 +55,7 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), RGB, uint8 or float in 0..255 -> neck features (B, width, H / s, W / s) by level."""
-        normal = (images.to(self.mean.dtype) - self.mean) / self.std
-        mixed: list[Tensor] = self.neck(self.backbone(normal))
+        mixed: list[Tensor] = self.neck(self.backbone(self.pixels(images)))
         return mixed
 
     def predict(self, maps: Maps) -> Predictions:

@@ -14,7 +14,7 @@ from leandet.card import Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.formats import write_litert, write_ncnn, write_onnx, write_openvino
-from leandet.export.graph import Deployed, folded
+from leandet.export.graph import Deployed, deployable
 from leandet.export.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity, compare
 from leandet.runtime import open_runtime
 from leandet.runtime.runtime import RawOutput
@@ -58,7 +58,7 @@ def export(detector: Detector, card: Card, path: Path, images: npt.NDArray[np.ui
     with torch.inference_mode():
         wanted = RawOutput(*(t.numpy() for t in Deployed(detector)(torch.from_numpy(images))))
     with staged(path) as draft:
-        write(folded(detector), card, draft)
+        write(deployable(detector), card, draft)
         difference = compare(wanted, open_runtime(draft, 1).run_network(images))
         if difference.boxes > BOX_TOLERANCE or difference.scores > SCORE_TOLERANCE:
             raise UserError(

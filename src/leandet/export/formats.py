@@ -21,6 +21,7 @@ from leandet.card import CARD_KEY, Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.batch import free_batch
+from leandet.export.blocks import block, fill_blocks
 from leandet.export.graph import ChannelsLast, Deployed, Everywhere
 from leandet.exporter import exported
 from leandet.loggers import ROOT, only_errors
@@ -32,7 +33,10 @@ TRACED = 7  # images that the exporter sees: no other number of a graph that it 
 
 def write_onnx(detector: Detector, card: Card, path: Path) -> None:
     """One ONNX file with a dynamic batch, the top-k in its graph and the card in its metadata."""
-    write_bytes(path, to_onnx(detector, card))
+    model = onnx.load_from_string(to_onnx(detector, card))
+    if (size := block()) is not None:
+        fill_blocks(model.graph, size)
+    write_bytes(path, model.SerializeToString())
 
 
 def write_openvino(detector: Detector, card: Card, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is exported: the detector with its batch-norms folded, the best chosen inside the graph or outside."""
+"""What is exported: the detector with its norms in its convolutions, the best chosen inside the graph or outside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
+from leandet.detector.pixels import Centre, Normalise
+
+CHANNELS = 3  # red, green, blue
 
 
 class Deployed(nn.Module):
@@ -65,4 +68,18 @@ def folded(detector: Detector) -> Detector:
                 transposed = isinstance(convolution, nn.ConvTranspose2d)
                 module[index] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
                 module[index + 1] = nn.Identity()
+    return copied
+
+
+def deployable(detector: Detector) -> Detector:
+    """As `folded`, and the first convolution divides by the pixels' deviation: one pass over the image less.
+
+    The mean cannot go into the convolution too: it pads with zeros, which here stand for the mean. A backbone that
+    reads the image with more than one convolution keeps its division.
+    """
+    copied = folded(detector)
+    stems = [m for m in copied.backbone.modules() if isinstance(m, nn.Conv2d) and m.in_channels == CHANNELS]
+    if len(stems) == 1 and stems[0].groups == 1 and isinstance(copied.pixels, Normalise):
+        stems[0].weight = nn.Parameter(stems[0].weight.detach() / copied.pixels.std)
+        copied.pixels = Centre()
     return copied

@@ -12,7 +12,7 @@ from typing import Any
 from leandet.card import Card
 from leandet.detector.detector import Detector
 from leandet.export.export import WRITERS
-from leandet.export.graph import folded
+from leandet.export.graph import deployable
 from leandet.runtime.bench import BenchReport, bench
 
 
@@ -58,6 +58,6 @@ class Stopwatch:
         asked = detector.spec.to_json()
         if asked not in self._known:
             path = self._folder / f"{len(self._known)}{suffix}"
-            write(folded(detector), replace(self.card, spec=detector.spec), path)
+            write(deployable(detector), replace(self.card, spec=detector.spec), path)
             self._known.append(asked)
         return self._folder / f"{self._known.index(asked)}{suffix}"

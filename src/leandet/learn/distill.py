@@ -88,7 +88,7 @@ class Distillation:
 
     def __call__(self, student: Detector, maps: Maps, images: Tensor) -> Tensor:
         """The student's maps for images (B, 3, H, W) in 0..255 -> a scalar."""
-        if self.teacher.mean.device != images.device:
+        if self.teacher.device != images.device:
             self.teacher.to(images.device)
         with torch.no_grad():
             wanted = answers(self.teacher, self.teacher.head(self.teacher.features(images)))

@@ -42,7 +42,7 @@ def accuracies(
     """
     answers: dict[float, list[Detections]] = defaultdict(list)
     most = detector.spec.counted
-    home, device = detector.mean.device, Processes.here().device
+    home, device = detector.device, Processes.here().device
     detector.to(device)
     with torch.no_grad():
         for batch in validation:

@@ -7,13 +7,23 @@ change each; the enlarging of feature maps had no kernel for the layout of 8-bit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from leandet.export.surgery import (
+    chain_from,
+    constant_of,
+    forget,
+    readers_of,
+    rename_readers,
+    replace,
+    sources_of,
+    store,
+)
 from leandet.preprocess import PAD_VALUE
 from leandet.runtime.onnx import INPUT
 
@@ -29,38 +39,40 @@ def normalise_in_weights(graph: onnx.GraphProto) -> None:
     for the outermost ring, where the convolution now pads with the letterbox's grey instead of ImageNet's mean.
     Does nothing where the graph begins otherwise.
     """
-    chain = _chain(graph, INPUT, ("Cast", "Sub", "Div", "Conv"))
-    if chain is None:
+    begins = (("Cast", "Sub", "Conv"), ("Cast", "Sub", "Div", "Conv"))
+    steps = next((found for kinds in begins if (found := chain_from(graph, INPUT, kinds))), None)
+    if steps is None:
         return
-    cast, shift, divide, convolution = chain
-    mean, std = (_constant(graph, node.input[1]).reshape(1, -1, 1, 1) for node in (shift, divide))
-    weight = _constant(graph, convolution.input[1])
+    cast, shift, *divide, convolution = steps
+    mean = constant_of(graph, shift.input[1]).reshape(1, -1, 1, 1)
+    std = constant_of(graph, divide[0].input[1]).reshape(1, -1, 1, 1) if divide else np.ones_like(mean)
+    weight = constant_of(graph, convolution.input[1])
     if mean.shape[1] != weight.shape[1] or std.shape != mean.shape:
         return
-    bias = _constant(graph, convolution.input[2]) if len(convolution.input) > 2 else np.zeros(len(weight))
+    bias = constant_of(graph, convolution.input[2]) if len(convolution.input) > 2 else np.zeros(len(weight))
     scaled = weight.astype(np.float64) / std
     moved = bias + (scaled * (PAD_VALUE - mean)).sum((1, 2, 3))
     if len(convolution.input) == 2:
         convolution.input.append(f"{convolution.input[1]}.bias")
-    _store(graph, convolution.input[1], scaled.astype(np.float32))
-    _store(graph, convolution.input[2], moved.astype(np.float32))
-    _store(graph, f"{SHIFTED}.grey", np.array(PAD_VALUE, np.float32))
+    store(graph, convolution.input[1], scaled.astype(np.float32))
+    store(graph, convolution.input[2], moved.astype(np.float32))
+    store(graph, f"{SHIFTED}.grey", np.array(PAD_VALUE, np.float32))
     subtract = helper.make_node("Sub", [cast.output[0], f"{SHIFTED}.grey"], [SHIFTED], f"{SHIFTED}.sub")
     convolution.input[0] = SHIFTED
-    names = {shift.input[1], divide.input[1]}
-    _replace(graph, [shift, divide], [subtract])
-    _forget(graph, names)
+    names = {node.input[1] for node in (shift, *divide)}
+    replace(graph, [shift, *divide], [subtract])
+    forget(graph, names)
 
 
 def read_pixels(graph: onnx.GraphProto) -> None:
     """After quantising: the shifted pixels in 8 bit are the input itself, so nothing need compute them."""
     for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == SHIFTED]:
-        if [float(_constant(graph, name)) for name in node.input[1:3]] != [1.0, float(PAD_VALUE)]:
+        if [float(constant_of(graph, name)) for name in node.input[1:3]] != [1.0, float(PAD_VALUE)]:
             continue
-        _rename_readers(graph, node.output[0], INPUT)
-        chain = [n for n in graph.node if {SHIFTED, *_sources(graph, SHIFTED)} & set(n.output)]
+        rename_readers(graph, node.output[0], INPUT)
+        chain = [n for n in graph.node if {SHIFTED, *sources_of(graph, SHIFTED)} & set(n.output)]
         others = any(SHIFTED in n.input for n in graph.node if n is not node)
-        _replace(graph, [node, *([] if others else chain)], [])
+        replace(graph, [node, *([] if others else chain)], [])
 
 
 def multiply_answers(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
@@ -75,7 +87,7 @@ def multiply_answers(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
     """
     wanted = set(names)
     answering = [node for node in graph.node if node.name in wanted]
-    plain = {n.name for n in answering if _is_plain(n, _constant(graph, n.input[1]))}
+    plain = {n.name for n in answering if _is_plain(n, constant_of(graph, n.input[1]))}
     mixed = {n.input[1] for n in graph.node if n.op_type == "Conv" and n.name not in plain}
     found: set[str] = set()
     turned: set[str] = set()
@@ -84,7 +96,7 @@ def multiply_answers(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
         if weight in mixed:
             continue
         if weight not in turned:
-            _store(graph, weight, np.ascontiguousarray(_constant(graph, weight)[:, :, 0, 0].T))
+            store(graph, weight, np.ascontiguousarray(constant_of(graph, weight)[:, :, 0, 0].T))
             turned.add(weight)
         last, product, summed = (f"{name}.{part}" for part in ("last", "product", "sum"))
         nodes = [
@@ -95,7 +107,7 @@ def multiply_answers(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
                 "Transpose", [summed if bias else product], [node.output[0]], f"{name}.first", perm=TO_FIRST
             ),
         ]
-        _replace(graph, [node], nodes)
+        replace(graph, [node], nodes)
         found |= {last, name}
     return found
 
@@ -109,17 +121,17 @@ def enlarge_by_copying(graph: onnx.GraphProto, shapes: dict[str, tuple[int, int,
     """
     maker = {output: node for node in graph.node for output in node.output}
     for resize in [n for n in graph.node if n.op_type == "Resize"]:
-        before, readers = maker.get(resize.input[0]), _readers(graph, resize.output[0])
+        before, readers = maker.get(resize.input[0]), readers_of(graph, resize.output[0])
         if before is None or before.op_type != "DequantizeLinear" or [n.op_type for n in readers] != ["QuantizeLinear"]:
             continue
         after, shape = readers[0], shapes.get(resize.input[0].removesuffix("_DequantizeLinear_Output"))
         same = all(
-            np.array_equal(_constant(graph, a), _constant(graph, b))
+            np.array_equal(constant_of(graph, a), constant_of(graph, b))
             for a, b in zip(before.input[1:3], after.input[1:3], strict=True)
         )
         if shape is None or not same or not _doubles(graph, resize):
             continue
-        _replace(graph, [resize, after], _doubling(graph, resize.name, before.input[0], after.output[0], shape))
+        replace(graph, [resize, after], _doubling(graph, resize.name, before.input[0], after.output[0], shape))
 
 
 def _doubling(
@@ -127,8 +139,8 @@ def _doubling(
 ) -> list[onnx.NodeProto]:
     channels, height, width = shape
     last, columns, rows, whole = (f"{name}.{part}" for part in ("last", "columns", "rows", "whole"))
-    _store(graph, f"{rows}.shape", np.array([0, height, 1, 2 * width * channels]))
-    _store(graph, f"{whole}.shape", np.array([0, 2 * height, 2 * width, channels]))
+    store(graph, f"{rows}.shape", np.array([0, height, 1, 2 * width * channels]))
+    store(graph, f"{whole}.shape", np.array([0, 2 * height, 2 * width, channels]))
     return [
         helper.make_node("Transpose", [source], [last], last, perm=TO_LAST),
         helper.make_node("Concat", [last, last], [columns], columns, axis=3),
@@ -145,7 +157,7 @@ def _doubles(graph: onnx.GraphProto, resize: onnx.NodeProto) -> bool:
         return False
     if words.get("nearest_mode") != "floor" or len(resize.input) < 3 or not resize.input[2]:
         return False
-    return np.array_equal(_constant(graph, resize.input[2]), [1, 1, 2, 2])
+    return np.array_equal(constant_of(graph, resize.input[2]), [1, 1, 2, 2])
 
 
 def _is_plain(node: onnx.NodeProto, weight: npt.NDArray[np.float32]) -> bool:
@@ -153,64 +165,3 @@ def _is_plain(node: onnx.NodeProto, weight: npt.NDArray[np.float32]) -> bool:
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     moved = any(numbers.get("pads", [])) or any(s != 1 for s in numbers.get("strides", []))
     return weight.shape[2:] == (1, 1) and group == 1 and not moved
-
-
-def _chain(graph: onnx.GraphProto, start: str, kinds: Sequence[str]) -> list[onnx.NodeProto] | None:
-    """Nodes of these kinds, each the only reader of the one before; None where the graph goes another way."""
-    found: list[onnx.NodeProto] = []
-    for kind in kinds:
-        readers = _readers(graph, found[-1].output[0] if found else start)
-        if [node.op_type for node in readers] != [kind]:
-            return None
-        found.append(readers[0])
-    return found
-
-
-def _sources(graph: onnx.GraphProto, name: str) -> set[str]:
-    """Inputs of the node that makes `name`."""
-    return {source for node in graph.node if name in node.output for source in node.input}
-
-
-def _readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if name in node.input]
-
-
-def _rename_readers(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in _readers(graph, old):
-        node.input[:] = [new if name == old else name for name in node.input]
-
-
-def _replace(graph: onnx.GraphProto, old: Sequence[onnx.NodeProto], new: Sequence[onnx.NodeProto]) -> None:
-    """Put nodes at the place of the last of others, known by their names."""
-    names = {node.name for node in old}
-    last = max(index for index, node in enumerate(graph.node) if node.name in names)
-    kept = [[node] if node.name not in names else [] for node in graph.node]
-    kept[last] = list(new)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for nodes in kept for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _constant(graph: onnx.GraphProto, name: str) -> npt.NDArray[np.float32]:
-    tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
-    value: npt.NDArray[np.float32] = numpy_helper.to_array(tensor)
-    return value
-
-
-def _forget(graph: onnx.GraphProto, names: Iterable[str]) -> None:
-    """Constants that nothing reads any longer go: engines warn of them."""
-    for name in names:
-        if not _readers(graph, name):
-            graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
-
-
-def _store(graph: onnx.GraphProto, name: str, value: npt.NDArray[np.generic]) -> None:
-    """Give the constant `name` a value, in place of the one it has."""
-    for info in [info for info in graph.value_info if info.name == name]:
-        graph.value_info.remove(info)  # its shape may be another now
-    tensor = numpy_helper.from_array(value, name)
-    for old in graph.initializer:
-        if old.name == name:
-            old.CopyFrom(tensor)
-            return
-    graph.initializer.append(tensor)

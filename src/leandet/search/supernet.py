@@ -79,7 +79,7 @@ class SubNetwork:
 
     def __call__(self, whole: Detector, images: Tensor) -> Maps:
         """Images (B, 3, H, W) in 0..255 -> its maps, in the mode and on the device of the whole detector."""
-        self._hearing.to(whole.mean.device).train(whole.training)
+        self._hearing.to(whole.device).train(whole.training)
         weights = gathered(dict(whole.named_parameters()), self._plan)
         own = {f"detector.{name}": weight for name, weight in weights.items()}
         maps: Maps = functional_call(self._hearing, own, (images,))

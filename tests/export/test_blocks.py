@@ -1,0 +1,92 @@
+"""Channels filled up with zeros: wider inside, the same answers."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from leandet.card import Card
+from leandet.detector.detector import Detector
+from leandet.detector.spec import Spec
+from leandet.export.blocks import fill_blocks
+from leandet.export.formats import to_onnx
+from leandet.export.graph import deployable
+from leandet.export.surgery import constant_of
+from leandet.preprocess import Size
+
+from ..graphs import answer, model
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(2, 3, 16, 20)).astype(np.float32)
+
+
+def stem(*, width: int = 24, reader: str = "Conv", shared: bool = False, shown: bool = False) -> onnx.ModelProto:
+    """A convolution, a pooling, a depthwise convolution, and what reads both."""
+    node, pads = helper.make_node, [1, 1, 1, 1]
+    nodes = [
+        node("Conv", ["images", "w", "b"], ["first"], "conv", pads=pads, strides=[2, 2]),
+        node("Relu", ["first"], ["active"], "relu"),
+        node("MaxPool", ["active"], ["pooled"], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=pads),
+        node("Conv", ["pooled", "dw", "db"], ["deep"], "depthwise", pads=pads, group=width),
+        node("Conv", ["deep", "pw"], ["left"], "left"),
+        node("Conv", ["pooled", "pw" if shared else "qw"], ["right"], "right"),
+        node("Concat", ["pooled", "left", "right"], ["out"], "join", axis=1)
+        if reader == "Concat"
+        else node("Add", ["left", "right"], ["out"], "add"),
+    ]
+    constants = {
+        "w": RANDOM.normal(size=(width, 3, 3, 3)),
+        "b": RANDOM.normal(size=width),
+        "dw": RANDOM.normal(size=(width, 1, 3, 3)),
+        "db": RANDOM.normal(size=width),
+        "pw": RANDOM.normal(size=(5, width, 1, 1)),
+        "qw": RANDOM.normal(size=(5, width, 1, 1)),
+    }
+    if shared:
+        del constants["qw"]
+    outputs = {"out": TensorProto.FLOAT} | ({"pooled": TensorProto.FLOAT} if shown else {})
+    return model(
+        nodes, {"images": TensorProto.FLOAT}, outputs, {name: v.astype(np.float32) for name, v in constants.items()}
+    )
+
+
+def test_a_part_of_a_block_becomes_a_whole_one_and_nothing_else_changes():
+    made = stem()
+    wanted = answer(made, images=IMAGES)
+    fill_blocks(made.graph, 16)
+    shapes = {name: constant_of(made.graph, name).shape for name in ("w", "b", "dw", "db", "pw", "qw")}
+    assert shapes["w"] == (32, 3, 3, 3)
+    assert shapes["dw"] == (32, 1, 3, 3)
+    assert shapes["b"] == shapes["db"] == (32,)
+    assert shapes["pw"] == shapes["qw"] == (5, 32, 1, 1)
+    for optimised in (False, True):
+        np.testing.assert_allclose(answer(made, optimised=optimised, images=IMAGES), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"width": 32},  # whole blocks already
+        {"reader": "Concat"},  # whoever reads the joined map would need zeros too
+        {"shared": True},  # one weight for two maps
+        {"shown": True},  # an answer keeps its shape
+    ],
+)
+def test_what_cannot_be_filled_up_stays(kept):
+    made = stem(**kept)
+    before = made.SerializeToString()
+    fill_blocks(made.graph, 16)
+    assert made.SerializeToString() == before
+
+
+def test_a_shufflenet_detector_answers_the_same():
+    spec = Spec("shufflenet_v2_x0_5", 2, Size(64, 96), width=16)
+    made = onnx.load_from_string(to_onnx(deployable(Detector(spec)), Card(("a", "b"), spec)))
+    pixels = RANDOM.integers(0, 256, (2, 3, 64, 96), np.uint8)
+    wanted = answer(made, optimised=True, images=pixels)
+    stems = [node.input[1] for node in made.graph.node if node.op_type == "Conv"][:1]
+    assert len(constant_of(made.graph, stems[0])) == 24
+    fill_blocks(made.graph, 16)
+    assert len(constant_of(made.graph, stems[0])) == 32
+    onnx.checker.check_model(made, full_check=True)
+    np.testing.assert_allclose(answer(made, optimised=True, images=pixels), wanted, rtol=1e-4, atol=1e-3)
