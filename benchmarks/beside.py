@@ -8,7 +8,7 @@ of its own. What is finished is not done again, what was interrupted goes on, an
 the deadline everything stops. Latency cannot be measured on a machine so busy: `--collect` takes over the accuracies
 alone, on the machine whose latency is asked for, and `benchmarks/pruning.py --again` times the pruned detectors there.
 
-Run: python benchmarks/beside.py DATA --out runs/beside --weights FOLDER --slots 14 --minutes 13
+Run: python benchmarks/beside.py DATA --out runs/beside --weights FOLDER --slots 14 --minutes 13 [--only 'cards-*']
      python benchmarks/beside.py DATA --out runs/beside --collect
 """
 
@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -47,8 +48,16 @@ SEEDS = (0, 1)
 BACKBONES = {"mobilenet_v2": True, "shufflenet_v2_x1_0": False}  # whether there are ImageNet weights
 SPARSE = ("unstructured-90", "2of4", "1x4-50")
 STUDENT = ("shufflenet_v2_x0_5", 64)  # 0.31 M parameters
-FROM_NOTHING = (("shufflenet_v2_x1_0", 96), ("mobilenet_v2", 96), ("shufflenet_v2_x0_5", 64), ("mobilenet_v1_025", 64))
+FROM_NOTHING = (
+    ("shufflenet_v2_x1_0", 96),
+    ("mobilenet_v2", 96),
+    ("shufflenet_v2_x0_5", 64),
+    ("shufflenet_v2_x0_5", 56),
+    ("shufflenet_v2_x0_5", 48),
+    ("mobilenet_v1_025", 64),
+)
 EPOCHS = {"bccd": 100, "cards": 60}  # YOLO26n's
+SHARES = {0.5: 60, 0.4: 80}  # of the multiply-adds that a cut leaves, and the epochs of fine-tuning after it
 FIGURES = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "parameters", "multiply_adds", "split", "trained_on")
 
 
@@ -91,9 +100,9 @@ class Training:
 
 
 def prune(asked: argparse.Namespace, cell: pruning.Cell, base: str, out: Path) -> dict[str, Any]:
-    """Half of a detector."""
+    """A part of a detector."""
     goal = Remaining(Target(Quantity.MULTIPLY_ADDS, cell.remaining))
-    how = Pruning(goal, criterion=cell.criterion, epochs=60, threads=1)
+    how = Pruning(goal, criterion=cell.criterion, epochs=SHARES[cell.remaining], threads=1)
     begun = out / "model.pruning" / "prune.json"
     dataset, _ = read(asked.data / cell.data)
     return prune_detector(asked.out / base / MODEL, dataset, out / MODEL, how, resume=begun.is_file(), tell=say)
@@ -119,6 +128,12 @@ def sparsify(asked: argparse.Namespace, data: str, base: str, name: str, out: Pa
             )
             rows[case.name] = sparsity.row_of(shared, case, untrained)
     return rows
+
+
+def cuts() -> Iterator[pruning.Cell]:
+    """What is cut, and how far."""
+    for share, data, backbone in product(SHARES, DATA, BACKBONES):
+        yield pruning.Cell(data, backbone, "taylor", share)
 
 
 def uncut() -> dict[str, Training]:
@@ -149,12 +164,12 @@ def jobs(asked: argparse.Namespace) -> Iterator[Job]:
     """The uncut detectors, then what needs them, then the others."""
     for name, training in uncut().items():
         yield Job(name, partial(training.run, asked))
-    for data, backbone in product(DATA, BACKBONES):
+    for cell in cuts():
+        base = f"{cell.data}-{cell.backbone}"
+        yield Job(cell.key, partial(prune, asked, cell, base), frozenset({base}))
+    for data, backbone, name in product(DATA, BACKBONES, SPARSE):
         base = f"{data}-{backbone}"
-        cell, needs = pruning.Cell(data, backbone, "taylor", 0.5), frozenset({base})
-        yield Job(cell.key, partial(prune, asked, cell, base), needs)
-        for name in SPARSE:
-            yield Job(f"{base}-{name}", partial(sparsify, asked, data, base, name), needs)
+        yield Job(f"{base}-{name}", partial(sparsify, asked, data, base, name), frozenset({base}))
     for name, training in {**students(), **from_nothing()}.items():
         yield Job(name, partial(training.run, asked), frozenset({training.teacher} - {None}))
 
@@ -182,9 +197,10 @@ def child(job: Job, out: Path) -> int:
 
 
 def work(asked: argparse.Namespace) -> None:
-    """All jobs, `slots` at once, until the deadline."""
-    waiting = [job for job in jobs(asked) if not (asked.out / job.name / DONE).is_file()]
-    finished = {job.name for job in jobs(asked)} - {job.name for job in waiting}
+    """All jobs asked for, `slots` at once, until the deadline."""
+    missing = [job for job in jobs(asked) if not (asked.out / job.name / DONE).is_file()]
+    finished = {job.name for job in jobs(asked)} - {job.name for job in missing}
+    waiting = [job for job in missing if any(fnmatchcase(job.name, pattern) for pattern in asked.only)]
     running: dict[int, Job] = {}
     end = time.monotonic() + 60 * asked.minutes
     while (waiting or running) and time.monotonic() < end:
@@ -211,20 +227,20 @@ def collect(asked: argparse.Namespace) -> None:
     """Into the studies' results what is finished and not there yet, without the times."""
     study = record.load("pruning")
     cells = study.setdefault("cells", {})
-    for data, backbone in product(DATA, BACKBONES):
-        base = f"{data}-{backbone}"
-        cell = pruning.Cell(data, backbone, "taylor", 0.5)
+    for cell in cuts():
+        base = f"{cell.data}-{cell.backbone}"
         if cell.key not in cells and (found := done(asked, cell.key)) is not None:
-            names = {"data": data, "backbone": backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
+            names = {"data": cell.data, "backbone": cell.backbone, "model": base, "path": f"{cell.key}/{MODEL}"}
             times = {"before_p50_ms": None, "p50_ms": None, "warnings": []}
             cells[cell.key] = {"remaining": cell.remaining, **found, **names, **times}
             record.save("pruning", study)
-        for name in SPARSE:
-            rows = done(asked, f"{base}-{name}") or {"trained_on": None}
-            common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
-            for case, row in rows.items():
-                if not record.load(sparsity.result_of(base, case)):
-                    record.save(sparsity.result_of(base, case), {**row, **common})
+    for data, backbone, name in product(DATA, BACKBONES, SPARSE):
+        base = f"{data}-{backbone}"
+        rows = done(asked, f"{base}-{name}") or {"trained_on": None}
+        common = {"p50_ms": None, "dense_p50_ms": None, "trained_on": rows.pop("trained_on")}
+        for case, row in rows.items():
+            if not record.load(sparsity.result_of(base, case)):
+                record.save(sparsity.result_of(base, case), {**row, **common})
     for name, made in (("students", students()), ("from_nothing", from_nothing())):
         new = {one: row for one in made if (row := figures(asked, one, made[one])) is not None}
         if new:
@@ -265,6 +281,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder with mobilenet_v2.safetensors")
     parser.add_argument("--slots", type=int, default=14)
     parser.add_argument("--minutes", type=float, default=1e6, help="until all stop")
+    parser.add_argument("--only", nargs="+", default=["*"], help="names of trainings, patterns as of a shell")
     parser.add_argument("--collect", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
