@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,3 +69,17 @@ def test_extreme_shapes_keep_one_pixel(shape):
     assert (boxed == 0).any()
     assert placement.scale_x > 0
     assert placement.scale_y > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (1000, 1777), (1281, 1283), (2448, 3264)])
+def test_halving_a_large_photograph_first_gives_its_area_mean(height, width):
+    rough = np.random.default_rng(0).normal(size=(height // 40, width // 40, 3)).astype(np.float32)
+    scene = cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = np.clip(128 + 40 * scene, 0, 255).astype(np.uint8)
+    boxed, where = letterbox(image, Size(160, 160))
+    inner = (round(width * where.scale_x), round(height * where.scale_y))
+    wanted = cv2.resize(image, inner, interpolation=cv2.INTER_AREA).astype(np.float32)
+    found = boxed[where.top : where.top + inner[1], where.left : where.left + inner[0]].astype(np.float32)
+    assert wanted.std() > 8
+    assert np.abs(found - wanted).mean() < 1  # of 255
+    assert np.abs((found - wanted).mean((0, 1))).max() < 0.5  # rounding at each halving

@@ -6,8 +6,8 @@ import torch
 
 from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
-from leandet.detector.pixels import MEAN, STD
 from leandet.detector.head import PRIOR, WIDE, Head, Maps
+from leandet.detector.pixels import MEAN, STD
 from leandet.detector.spec import HeadStyle, Spec
 from leandet.preprocess import Size
 
