@@ -37,9 +37,13 @@ import torch
 
 from leandet.atomic import write_json
 from leandet.compress import Quantity, Target
+from leandet.cost.count import count
 from leandet.data.read import read
+from leandet.detector.files import load_detector
+from leandet.evaluate import evaluate
 from leandet.machine import describe_machine
 from leandet.pipeline import Options, Pruning, Remaining, prune_detector, train_only
+from leandet.runtime import open_runtime
 from leandet.sparsify.detectors import Tuning, sparsify_detector
 
 MODEL, DONE, LOG = "model.safetensors", "done.json", "log.txt"
@@ -246,12 +250,27 @@ def collect(asked: argparse.Namespace) -> None:
         if new:
             record.save(name, {"rows": {**record.load(name).get("rows", {}), **new}})
     record.fill(record.DOCS / "rivals.md", "from nothing", page())
+    record.fill(record.DOCS / "teachers.md", "students", taught_page())
 
 
 def figures(asked: argparse.Namespace, name: str, training: Training) -> dict[str, Any] | None:
     """What is kept of a training; None where it is not finished."""
-    found = done(asked, name)
+    found = done(asked, name) or measured(asked, name, training)
     return None if found is None else {**asdict(training), **{key: found[key] for key in FIGURES}}
+
+
+def measured(asked: argparse.Namespace, name: str, training: Training) -> dict[str, Any] | None:
+    """The figures of a detector that was saved just before everything stopped."""
+    path = asked.out / name / MODEL
+    if not path.is_file():
+        return None
+    dataset, _ = read(asked.data / training.data)
+    scores, _ = evaluate(open_runtime(path, 1), dataset.splits[dataset.judging], dataset.classes)
+    detector, _ = load_detector(path)
+    size = detector.spec.size
+    cost = count(detector, torch.zeros(1, 3, size.height, size.width))
+    costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
+    return {**scores.to_json(), **costs, "split": dataset.judging, "trained_on": None}
 
 
 def page() -> str:
@@ -265,6 +284,18 @@ def page() -> str:
         tax = max((row["ap_with_nms"] - row["ap"] for row in group), key=abs)
         rows.append([detector, data, f"{group[0]['parameters'] / 1e6:.2f} M", aps, f"{100 * tax:+.2f}"])
     return record.table(["detector", "data", "parameters", "AP, each seed", "an NMS adds, points"], rows)
+
+
+def taught_page() -> str:
+    """The small detectors with and without a teacher, every seed's AP, in Markdown."""
+    rows = record.load("students")["rows"].values()
+    lines = []
+    for data, teacher in product(DATA, (False, True)):
+        group = [row for row in rows if row["data"] == data and (row["teacher"] is not None) == teacher]
+        aps = ", ".join(f"{100 * row['ap']:.1f} %" for row in sorted(group, key=lambda row: row["seed"]))
+        nms = ", ".join(f"{100 * row['ap_with_nms']:.1f} %" for row in sorted(group, key=lambda row: row["seed"]))
+        lines.append([data, "MobileNetV2, width 96" if teacher else "none", aps, nms])
+    return record.table(["data", "teacher", "AP, each seed", "AP after an NMS"], lines)
 
 
 def done(asked: argparse.Namespace, name: str) -> dict[str, Any] | None:

@@ -200,6 +200,23 @@ def test_an_assigner_decides_who_learns():
     torch.testing.assert_close(silent.classification, 2 * hushed)
 
 
+def test_pairs_that_both_assignments_share_are_those_that_each_finds():
+    torch.manual_seed(0)
+    detector, images = tiny().eval(), pictures(2)
+    boxes = torch.tensor(
+        [[[4.0, 4, 40, 30], [10, 20, 60, 60], [2, 2, 9, 9]], [[30.0, 8, 62, 50], [0, 0, 0, 0], [0, 0, 0, 0]]]
+    )
+    targets = Targets(
+        boxes, torch.tensor([[0, 1, 0], [1, 0, 0]]), torch.tensor([[True, True, True], [True, False, False]])
+    )
+    cost = MinimumCost()
+    shared = Criterion(assign=cost)(detector, images, targets)
+    apart = Criterion(assign=cost.__call__)(detector, images, targets)
+    assert shared.auxiliary > 0
+    for one, other in zip(shared, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_the_loss_is_a_mean_over_the_batchs_objects():
     predictions = perfect(shift=4, confusion=12)
     together = loss_of(predictions)

@@ -137,6 +137,25 @@ def test_a_resume_with_other_options_is_refused_and_named(built, options, name, 
         pipeline.build(dataclasses.replace(options, **{name: value}), resume=True)
 
 
+def test_a_build_is_taught_and_says_so(built, options, tmp_path, quick):
+    out, teacher = tmp_path / "taught", options.out / "model.safetensors"
+    pipeline.build(dataclasses.replace(options, out=out, teacher=teacher))
+    detector, card = load_detector(out / "model.safetensors")
+    assert card.provenance["teacher"] == teacher.name
+    assert [name for name in detector.state_dict() if "teacher" in name] == []
+    alone, _ = load_detector(teacher)
+    weights, others = detector.state_dict(), alone.state_dict()
+    assert any(not torch.equal(weights[name], others[name]) for name in weights)  # the teacher did change something
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_any_work(options, tmp_path):
+    for budget in (None, 5.0):
+        asked = dataclasses.replace(options, out=tmp_path / "out", teacher=tmp_path / "nowhere.safetensors")
+        with pytest.raises(UserError, match="no such file"):
+            pipeline.build(dataclasses.replace(asked, budget_ms=budget))
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_to_resume(options, tmp_path):
     with pytest.raises(UserError, match="holds no build to resume"):
         pipeline.build(dataclasses.replace(options, out=tmp_path / "new"), resume=True)

@@ -68,6 +68,7 @@ def build_command(
     batch: Batch = 16,
     seed: Seed = 0,
     threads: Threads = None,
+    teacher: Teacher = None,
     prune: Annotated[
         float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
     ] = None,
@@ -100,6 +101,7 @@ def build_command(
         None if budget is None else milliseconds(budget),
         prune,
         int8,
+        teacher,
         max_bytes=None if max_size is None else size_in_bytes(max_size),
         seconds=None if time is None else duration(time),
         target=target,

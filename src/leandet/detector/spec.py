@@ -15,6 +15,7 @@ MOST_CHANNELS = 4096  # of neck and head: a file may not ask for any memory it l
 TOP_K = 100  # COCO's metric counts 100 detections an image
 MOST_DETECTIONS = 10_000
 STEEPEST = 8.0  # fall: beside a score of .95, one of .9 becomes .02
+LEVELS = (8, 16, 32)  # strides of the maps that predict, where nothing else is asked for
 
 
 class HeadStyle(StrEnum):
@@ -79,7 +80,7 @@ class Spec:
     classes: int
     size: Size
     width: int = 64
-    levels: tuple[int, ...] = (8, 16, 32)
+    levels: tuple[int, ...] = LEVELS
     kept: dict[str, int] = field(default_factory=dict)
     head: HeadStyle = HeadStyle.LEAN
     detections: int = TOP_K

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions
-from leandet.learn.geometry import matched, near, pairwise
+from leandet.learn.geometry import Overlap, matched, near, pairwise
 
 ALPHA = 0.25  # focal loss's balance and focus, arXiv 1708.02002, table 1b
 GAMMA = 2.0
@@ -74,25 +74,33 @@ def _positive_less_negative(logits: Tensor) -> Tensor:
 
 
 class Pairs(NamedTuple):
-    """P pairs of an object and a location; see `Matches`."""
+    """P pairs of an object and a location, and how their boxes lie.
+
+    Attributes:
+        image, target, location: (P,) int64, as in `Matches`.
+        truth, boxes: (P, 4) of the objects, and of the locations.
+        overlap: of the two, (P,).
+    """
 
     image: Tensor
     target: Tensor
     location: Tensor
+    truth: Tensor
+    boxes: Tensor
+    overlap: Overlap
 
     @classmethod
+    @torch.no_grad()
     def near(cls, predictions: Predictions, targets: Targets, radius: float) -> Pairs:
         """Valid objects and the locations that may claim them by their place, a twentieth of all pairs."""
         allowed = near(targets.boxes, predictions.points, predictions.strides, radius) & targets.valid[..., None]
-        return cls(*allowed.nonzero(as_tuple=True))
+        image, target, location = allowed.nonzero(as_tuple=True)
+        truth, boxes = targets.boxes[image, target], predictions.boxes[image, location]
+        return cls(image, target, location, truth, boxes, matched(truth, boxes))
 
     def logits(self, predictions: Predictions, targets: Targets) -> Tensor:
         """(P,) at each object's class."""
         return predictions.logits[self.image, self.location, targets.labels[self.image, self.target]]
-
-    def boxes(self, predictions: Predictions, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(P, 4) of the objects, and of the locations."""
-        return targets.boxes[self.image, self.target], predictions.boxes[self.image, self.location]
 
     def spread(self, values: Tensor, targets: Targets, predictions: Predictions, rest: float) -> Tensor:
         """Values (P,) -> (B, M, N), the other pairs at `rest`."""
@@ -125,7 +133,11 @@ class MinimumCost:
         """Predictions of B images and their targets -> exactly one match for each valid object."""
         if self.radius == float("inf"):
             return one_to_one(self.cost(predictions, targets), targets.valid)
-        pairs = Pairs.near(predictions, targets, self.radius)
+        return self.among(Pairs.near(predictions, targets, self.radius), predictions, targets)
+
+    @torch.no_grad()
+    def among(self, pairs: Pairs, predictions: Predictions, targets: Targets) -> Matches:
+        """As a call, where the pairs within the radius are known."""
         cost = pairs.spread(self._cost_of(pairs, predictions, targets), targets, predictions, float("inf"))
         matches = one_to_one(cost, targets.valid)
         if cost[matches.image, matches.target, matches.location].isinf().any():  # a last resort is needed: rare
@@ -148,8 +160,8 @@ class MinimumCost:
 
     def _cost_of(self, pairs: Pairs, predictions: Predictions, targets: Targets) -> Tensor:
         """As `cost`, of some pairs (P,)."""
-        truth, boxes = pairs.boxes(predictions, targets)
-        cost = self._of_boxes(matched(truth, boxes).giou, truth.unbind(1), boxes.unbind(1), input_extent(predictions))
+        sides, extent = (pairs.truth.unbind(1), pairs.boxes.unbind(1)), input_extent(predictions)
+        cost = self._of_boxes(pairs.overlap.giou.clone(), *sides, extent)
         if self.classification:
             cost += _positive_less_negative(pairs.logits(predictions, targets)).mul_(self.classification)
         return cost
@@ -212,10 +224,13 @@ class TopQuality:
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: Targets) -> Matches:
         """Predictions of B images and their targets -> up to k matches for each valid object."""
-        pairs = Pairs.near(predictions, targets, self.radius)
-        overlap = matched(*pairs.boxes(predictions, targets)).iou
+        return self.among(Pairs.near(predictions, targets, self.radius), predictions, targets)
+
+    @torch.no_grad()
+    def among(self, pairs: Pairs, predictions: Predictions, targets: Targets) -> Matches:
+        """As a call, where the pairs within the radius are known."""
         probability = pairs.logits(predictions, targets).sigmoid()
-        quality = (probability ** (1 - self.balance)).mul_(overlap**self.balance)
+        quality = (probability ** (1 - self.balance)).mul_(pairs.overlap.iou**self.balance)
         return one_to_many(pairs.spread(quality, targets, predictions, -1.0), self.k)
 
 

@@ -13,7 +13,7 @@ from leandet.data.batch import Targets
 from leandet.detector.decode import Predictions, flatten
 from leandet.detector.detector import Detector
 from leandet.detector.head import Maps
-from leandet.learn.assign import Assigner, Matches, MinimumCost, TopQuality
+from leandet.learn.assign import Assigner, Matches, MinimumCost, Pairs, TopQuality
 from leandet.learn.geometry import matched
 from leandet.learn.processes import share
 
@@ -98,7 +98,7 @@ class Criterion(nn.Module):
         predictions = detector.predict(settled)
         height, width = images.shape[-2:]
         extent = images.new_tensor([width, height, width, height], dtype=torch.float32)
-        matches = self.assign(predictions, targets)
+        matches, pairs = self.one_to_one(predictions, targets)
         count = share(matches.quality.sum())  # one-to-one: the number of objects
         box = box_terms(predictions, targets, matches, matches.quality, extent)
         wanted = wanted_scores(predictions.logits, targets.labels, matches, matches.quality * box.iou)
@@ -106,15 +106,30 @@ class Criterion(nn.Module):
             CLASSIFICATION * quality_focal(predictions.logits, wanted) / count,
             L1 * box.l1 / count,
             GIOU * box.giou / count,
-            self._many(predictions, maps.classes, targets, extent),
+            self._many(predictions, maps.classes, targets, extent, pairs),
             self.guide(detector, maps, images) if self.guide is not None else images.new_zeros(()).float(),
         )
 
-    def _many(self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor) -> Tensor:
+    def one_to_one(self, predictions: Predictions, targets: Targets) -> tuple[Matches, Pairs | None]:
+        """The detection loss's matches, and the pairs they are of, where the auxiliary loss chooses from these too."""
+        if isinstance(self.assign, MinimumCost) and self.assign.radius == self.assign_many.radius:
+            pairs = Pairs.near(predictions, targets, self.assign.radius)
+            return self.assign.among(pairs, predictions, targets), pairs
+        return self.assign(predictions, targets), None
+
+    def one_to_many(self, predictions: Predictions, targets: Targets, pairs: Pairs | None) -> Matches:
+        """The matches of the auxiliary loss; place and boxes are those of `one_to_one`, and so are the pairs."""
+        if pairs is None:
+            return self.assign_many(predictions, targets)
+        return self.assign_many.among(pairs, predictions, targets)
+
+    def _many(
+        self, chosen: Predictions, classes: list[Tensor], targets: Targets, extent: Tensor, pairs: Pairs | None
+    ) -> Tensor:
         if not self.auxiliary:
             return chosen.logits.new_zeros(())
         predictions = chosen._replace(logits=flatten(classes))
-        matches = self.assign_many(predictions, targets)
+        matches = self.one_to_many(predictions, targets, pairs)
         box = box_terms(predictions, targets, matches, matches.quality, extent)
         # Each object's best location is asked for its IoU, the others for their share of it: the ranking within an
         # object is taught too (task-aligned learning, TOOD, arXiv 2108.07755, section 3.2).

@@ -11,8 +11,10 @@ from typing import Any
 from leandet.atomic import write_json
 from leandet.data.read import read
 from leandet.data.report import Report
+from leandet.detector.spec import LEVELS
 from leandet.errors import UserError
 from leandet.learn.callbacks import CURVES
+from leandet.learn.distill import load_teacher
 from leandet.learn.processes import Processes
 from leandet.learn.train import LAST
 from leandet.machine import describe_machine, versions
@@ -89,6 +91,8 @@ def _begin(options: Options, resume: bool, say: Callable[[str], None]) -> tuple[
     made = (options.out / STAGE_NOTES).exists() or (options.out / CHECKPOINTS / LAST).is_file()
     check_request(options.out / REQUEST, options.to_json(), "build", resume=resume, made=made)
     dataset, report = read(options.data)
+    if options.teacher is not None:
+        load_teacher(options.teacher, dataset.classes, LEVELS)  # one that cannot teach is refused before any work
     write_json(options.out / REQUEST, options.to_json())
     for line in report.summary():
         say(line)
