@@ -35,7 +35,7 @@ from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector
 from leandet.detector.head import WIDE, Maps
 from leandet.engines import onnx_options
-from leandet.export.graph import Deployed, folded
+from leandet.export.graph import Deployed, deployable
 from leandet.exporter import IMAGES, exported
 from leandet.report.chart import Axis, Series, picture
 
@@ -213,7 +213,7 @@ def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     detector, _ = load_detector(path)
     size = detector.spec.size
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
-    detector = folded(detector)
+    detector = deployable(detector)
     steps = {}
     for name, module in (("whole", Deployed(detector)), ("undecided", Undecided(detector))):
         content = exported(module.eval(), torch.from_numpy(image)).SerializeToString()
