@@ -21,6 +21,7 @@ _DISTRIBUTIONS = {
     "litert": ("ai-edge-litert",),
 }
 
+UNINSTALLED = "source"  # leandet's version where it is run from a checkout that was never installed
 BUSY_CORES = 0.25  # other programs using more than this much of a core disturb a measurement
 
 
@@ -47,7 +48,7 @@ def describe_machine() -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Versions of python and of the libraries that decide a figure; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "leandet": UNINSTALLED}
     for name, distributions in _DISTRIBUTIONS.items():
         for distribution in distributions:
             try:
