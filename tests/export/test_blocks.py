@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from leandet.card import Card
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
-from leandet.export.blocks import fill_blocks
+from leandet.export.blocks import block, fill_blocks
 from leandet.export.formats import to_onnx
 from leandet.export.graph import deployable
 from leandet.export.surgery import constant_of
@@ -90,3 +91,9 @@ def test_a_shufflenet_detector_answers_the_same():
     assert len(constant_of(made.graph, stems[0])) == 32
     onnx.checker.check_model(made, full_check=True)
     np.testing.assert_allclose(answer(made, optimised=True, images=pixels), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("capability", "size"), [("AVX512", 16), ("AVX2", None), ("DEFAULT", None)])
+def test_blocks_are_the_machines(capability, size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert block() == size
