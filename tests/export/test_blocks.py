@@ -14,8 +14,7 @@ from leandet.export.formats import to_onnx
 from leandet.export.graph import deployable
 from leandet.export.surgery import constant_of
 from leandet.preprocess import Size
-
-from ..graphs import answer, model
+from small_graphs import answer, model
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(2, 3, 16, 20)).astype(np.float32)

@@ -13,8 +13,7 @@ from leandet.quantize.rewrite import (
     normalise_in_weights,
     read_pixels,
 )
-
-from ..graphs import answer, model
+from small_graphs import answer, model
 
 RANDOM = np.random.default_rng(0)
 GREY = 114.0
