@@ -12,6 +12,7 @@ from leandet.detector.detector import Detector
 from leandet.detector.pixels import Centre, Normalise
 
 CHANNELS = 3  # red, green, blue
+PLAIN = (nn.Conv2d, nn.ConvTranspose2d)  # not their children, which may make something else of their weights first
 
 
 class Deployed(nn.Module):
@@ -64,7 +65,9 @@ def folded(detector: Detector) -> Detector:
             continue
         for index in range(len(module) - 1):
             convolution, norm = module[index], module[index + 1]
-            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and type(norm) is nn.BatchNorm2d:
+            if not isinstance(convolution, PLAIN) or type(convolution) not in PLAIN:
+                continue
+            if type(norm) is nn.BatchNorm2d:
                 transposed = isinstance(convolution, nn.ConvTranspose2d)
                 module[index] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
                 module[index + 1] = nn.Identity()
@@ -75,11 +78,13 @@ def deployable(detector: Detector) -> Detector:
     """As `folded`, and the first convolution divides by the pixels' deviation: one pass over the image less.
 
     The mean cannot go into the convolution too: it pads with zeros, which here stand for the mean. A backbone that
-    reads the image with more than one convolution keeps its division.
+    reads the image with more than one convolution keeps its division, and so does one whose own kind of convolution may
+    make something else of its weights first.
     """
     copied = folded(detector)
     stems = [m for m in copied.backbone.modules() if isinstance(m, nn.Conv2d) and m.in_channels == CHANNELS]
-    if len(stems) == 1 and stems[0].groups == 1 and isinstance(copied.pixels, Normalise):
+    plain = len(stems) == 1 and type(stems[0]) in PLAIN and stems[0].groups == 1
+    if plain and isinstance(copied.pixels, Normalise):
         stems[0].weight = nn.Parameter(stems[0].weight.detach() / copied.pixels.std)
         copied.pixels = Centre()
     return copied
