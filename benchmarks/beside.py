@@ -39,6 +39,7 @@ from leandet.atomic import write_json
 from leandet.compress import Quantity, Target
 from leandet.cost.count import count
 from leandet.data.read import read
+from leandet.data.sample import Dataset
 from leandet.detector.files import load_detector
 from leandet.evaluate import evaluate
 from leandet.machine import describe_machine
@@ -264,13 +265,17 @@ def measured(asked: argparse.Namespace, name: str, training: Training) -> dict[s
     path = asked.out / name / MODEL
     if not path.is_file():
         return None
-    dataset, _ = read(asked.data / training.data)
-    scores, _ = evaluate(open_runtime(path, 1), dataset.splits[dataset.judging], dataset.classes)
+    return {**judged(path, read(asked.data / training.data)[0], 1), "trained_on": None}
+
+
+def judged(path: Path, dataset: Dataset, threads: int) -> dict[str, Any]:
+    """A trained detector's accuracy on the judging split, and its cost."""
+    scores, _ = evaluate(open_runtime(path, threads), dataset.splits[dataset.judging], dataset.classes)
     detector, _ = load_detector(path)
     size = detector.spec.size
     cost = count(detector, torch.zeros(1, 3, size.height, size.width))
     costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-    return {**scores.to_json(), **costs, "split": dataset.judging, "trained_on": None}
+    return {**scores.to_json(), **costs, "split": dataset.judging}
 
 
 def page() -> str:

@@ -250,7 +250,7 @@ def page(results: dict[str, Any]) -> None:
             f"{1e3 * (s['whole_ms'] - s['undecided_ms']):.0f}",
             f"{100 * s['share']:.1f} %",
         ]
-        for s in results["shares"]
+        for s in load("decode_share")["rows"]
     ]
     fill(PAGE, "share", table(["detector", "threads", "network with decode, ms", "decode, us", "its share"], shares))
 
@@ -260,17 +260,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=640, help="of the input, px; it decides the number of locations")
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--model", type=Path, nargs="*", default=[], help="detectors whose decode's share is measured")
-    parser.add_argument("--threads", type=int, default=2, help="of the detectors")
+    parser.add_argument("--model", type=Path, nargs="*", help="measure instead the decode's share of these detectors")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the detectors")
     parser.add_argument("--page-only", action="store_true", help="fill the page from the results at hand")
     asked = parser.parse_args()
     if not asked.page_only:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        rows = growth(asked.side, asked.rounds)
-        shares = [share(path, asked.threads, 4 * asked.rounds) for path in asked.model]
-        fixed = {"side": asked.side, "classes": CLASSES, "copies": COPIES, "threshold": THRESHOLD, "iou": IOU}
-        save("postprocess", {**fixed, "rows": rows, "shares": shares})
+        if asked.model:
+            shares = [share(path, threads, asked.rounds) for path in asked.model for threads in asked.threads]
+            save("decode_share", {"rows": shares})
+        else:
+            rows = growth(asked.side, asked.rounds)
+            fixed = {"side": asked.side, "classes": CLASSES, "copies": COPIES, "threshold": THRESHOLD, "iou": IOU}
+            save("postprocess", {**fixed, "rows": rows})
     page(load("postprocess"))
 
 

@@ -16,19 +16,16 @@ from typing import Any
 
 import record
 import torch
-from beside import EPOCHS
+from beside import EPOCHS, judged
 
-from leandet.cost.count import count
 from leandet.data.read import read
 from leandet.data.sample import Dataset
 from leandet.detector.files import load_detector
-from leandet.evaluate import evaluate
 from leandet.pipeline import Options
 from leandet.pipeline.stages import MODEL, Train, Work
-from leandet.runtime import open_runtime
 
 SIZES = ("ap_small", "ap_medium", "ap_large")
-KEPT = ("ap", "ap50", *SIZES, "ap_with_nms", "duplicates_per_100")
+KEPT = ("ap", "ap50", *SIZES, "ap_with_nms", "duplicates_per_100", "parameters", "multiply_adds", "split")
 PAGE = record.DOCS / "rivals.md"
 
 
@@ -55,15 +52,10 @@ def trained(asked: argparse.Namespace) -> dict[str, Any]:
     dataset = together(read(options.data)[0])
     if not asked.again:
         Train().run(Work(options, dataset, resume=True, tell=print))
-    runtime = open_runtime(out / MODEL, asked.threads)
-    scores = evaluate(runtime, dataset.splits["test"], dataset.classes)[0].to_json()
-    detector, card = load_detector(out / MODEL)
-    size = detector.spec.size
-    cost = count(detector, torch.zeros(1, 3, size.height, size.width))
+    figures = judged(out / MODEL, dataset, asked.threads)
+    images = int(load_detector(out / MODEL)[1].provenance["images"])
     request = {"backbone": asked.network, "width": asked.width, "seed": asked.seed, "epochs": asked.epochs}
-    costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-    images = int(card.provenance["images"])
-    return {**request, "images": images, **{key: scores[key] for key in KEPT}, **costs, "split": "test"}
+    return {**request, "images": images, **{key: figures[key] for key in KEPT}}
 
 
 def name(asked: argparse.Namespace) -> str:

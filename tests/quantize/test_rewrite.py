@@ -31,8 +31,8 @@ def first_convolution(mean, *, divided: bool = True, quantised: bool = False) ->
     ]
     constants = {
         "mean": np.asarray(mean, np.float32).reshape(1, 3, 1, 1),
-        "std": np.array([58.4, 57.1, 57.4], np.float32).reshape(1, 3, 1, 1),
-        "w": RANDOM.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        **({"std": np.array([58.4, 57.1, 57.4], np.float32).reshape(1, 3, 1, 1)} if divided else {}),
+        "w": (RANDOM.normal(size=(4, 3, 3, 3)) / (1 if divided else 57)).astype(np.float32),
         "b": RANDOM.normal(size=4).astype(np.float32),
     }
     made = model(nodes, {"images": TensorProto.UINT8}, {"out": TensorProto.FLOAT}, constants)
@@ -47,10 +47,11 @@ def first_convolution(mean, *, divided: bool = True, quantised: bool = False) ->
     return made
 
 
+@pytest.mark.parametrize("divided", [True, False])  # as trained, and as exported
 @pytest.mark.parametrize(("mean", "exact"), [([GREY] * 3, True), ([123.7, 116.3, 103.5], False)])
-def test_normalisation_moves_into_the_weights(mean, exact):
+def test_normalisation_moves_into_the_weights(mean, exact, divided):
     pixels = RANDOM.integers(0, 256, (2, 3, 8, 12), np.uint8)
-    made = first_convolution(mean)
+    made = first_convolution(mean, divided=divided)
     wanted = answer(made, images=pixels)
     normalise_in_weights(made.graph)
     assert [node.op_type for node in made.graph.node] == ["Cast", "Sub", "Conv"]
