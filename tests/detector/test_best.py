@@ -185,7 +185,7 @@ def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
 def test_the_graph_answers_so_too(row, batch, steps, seed):
     classes, k = row
     maps = random_maps(HeadStyle.LEAN, classes, batch, seed, steps)
-    packed = torch.cat([torch.cat([m.flatten(2) for m in kind], 2) for kind in maps], 1)
+    packed = torch.cat([torch.cat([m.flatten(2) for m in kind], 2) for kind in maps if kind], 1)
     check(HeadStyle.LEAN, maps, k, session(classes, k).run(None, {IMAGES: packed.numpy()}))
 
 
@@ -214,7 +214,7 @@ def after_the_maps(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def test_decode_is_few_operations_and_few_of_them_see_every_location(graph):
     """In a light detector an operation's call costs as much as its work, and so does what is done for 1,680 boxes."""
     decode = after_the_maps(graph)
-    assert len(decode) <= 78
+    assert len(decode) <= 64
     size = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.output]}
     assert all(output in size for node in decode for output in node.output)
     wide = {node.op_type for node in decode if math.prod(size[node.output[0]]) > 4 * 10}  # four sides of the chosen
@@ -226,8 +226,8 @@ def test_decode_is_few_operations_and_few_of_them_see_every_location(graph):
         "Mul",
         "Relu",
         "Resize",
-        "ReduceMean",
         "Reshape",
+        "Split",
         "Concat",
         "ReduceMax",
     }

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
+from leandet.detector.head import Head, bars_of
 from leandet.detector.pixels import Centre, Normalise
 from leandet.detector.spec import Spec
-from leandet.export.graph import deployable
+from leandet.export.graph import Deployed, deployable
 
 from .conftest import SIZE, pictures
 
@@ -50,3 +52,40 @@ def test_a_convolution_of_its_own_kind_keeps_its_weights():
     with torch.inference_mode():
         wanted, found = made(torch.from_numpy(pictures(2))), deployable(made)(torch.from_numpy(pictures(2)))
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-3)
+
+
+def spread(detector, images, sides=3.0):
+    """A detector whose answers vary: boxes on both sides of being wide, scores in any order."""
+    detector = recalibrate(detector, [images])
+    for kind, mean in ((detector.head.classify, 0.0), (detector.head.choose, 0.0), (detector.head.regress, sides)):
+        for tower in kind:
+            nn.init.normal_(tower[-1].weight, std=1.0)
+            nn.init.constant_(tower[-1].bias, mean)
+    return detector.double().eval()
+
+
+@pytest.mark.parametrize("classes", [3, 20])
+def test_a_deployed_head_answers_the_same(classes):
+    torch.manual_seed(0)
+    images = torch.from_numpy(pictures(3))
+    made = spread(Detector(Spec("shufflenet_v2_x0_5", classes, SIZE, width=16)), images)
+    deployed = Deployed(made)
+    with torch.inference_mode():
+        maps = deployed.detector.head(deployed.detector.features(images))
+        bars = [bars_of(sides) for sides in made.head(made.features(images)).sides]
+        boxes, scores, labels = made.detect(images, deployed.k)
+        found = deployed(images)
+    assert isinstance(made.head, Head)  # the given one stays as it was
+    assert not maps.chosen
+    assert 0.1 < torch.cat([bar.flatten() == 0 for bar in bars]).double().mean() < 0.9  # wide and not
+    for answered, bar in zip(maps.bars, bars, strict=True):
+        torch.testing.assert_close(answered, bar, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(found[0], boxes)
+    torch.testing.assert_close(found[1], scores)
+    assert found[2].tolist() == labels.tolist()
+
+
+def test_a_head_of_convolutions_of_their_own_kind_stays():
+    made = Detector(Spec("shufflenet_v2_x0_5", 2, SIZE, width=16)).eval()
+    made.head.regress[0][-1].__class__ = Standardised
+    assert Deployed(made).detector is made

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from leandet.detector.spec import TOP_K
 
@@ -65,6 +66,23 @@ def to_boxes(distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """
     pixels = distances * strides[..., None]
     return torch.cat([points - pixels[..., :2], points + pixels[..., 2:]], -1)
+
+
+def boxes_at(places: Tensor, distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """As `to_boxes`, for a few locations: in as few operations as can be, for these are many small ones.
+
+    Args:
+        places: (B, k) int64, among the N locations.
+        distances: (B, k, 4), of these, in strides.
+        points: (N, 2), x and y in pixels.
+        strides: (N,), pixels.
+
+    Returns:
+        (B, k, 4) xyxy in pixels.
+    """
+    outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=strides.device)
+    start, step = torch.cat([points, points], 1), strides[:, None] * outwards
+    return F.embedding(places, start) + F.embedding(places, step) * distances
 
 
 def pick(values: Tensor, places: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leandet import nets
 from leandet.compress.narrow import narrow
-from leandet.detector.decode import Predictions, choose, columns, flatten, locations, pick, to_boxes
+from leandet.detector.decode import Predictions, boxes_at, choose, columns, flatten, locations, pick, to_boxes
 from leandet.detector.head import Maps
 from leandet.detector.pixels import Normalise
 from leandet.detector.spec import Spec
@@ -77,7 +77,7 @@ class Detector(nn.Module):
         scores, labels, places = choose(maps.logits_by_class(), k)
         points, strides = locations(maps.classes, self.spec.levels)
         distances = STYLES[self.spec.head].reach(pick(columns(maps.sides), places).transpose(1, 2))
-        return to_boxes(distances, points[places], strides[places]), scores, labels
+        return boxes_at(places, distances, points, strides), scores, labels
 
     def every_location(self, images: Tensor) -> Predictions:
         """Images as `forward` takes them -> what each location says for itself, as losses see it."""

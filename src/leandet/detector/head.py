@@ -28,11 +28,13 @@ class Maps(NamedTuple):
         chosen: logits (B, 1, h, w), added to the former: whether this location answers for its object. Empty for a head
             without such a choice.
         sides: (B, 4, h, w), of left, top, right and bottom: what `Style.reach` makes distances in strides of.
+        bars: (B, 1, h, w), what `bars_of` makes of the sides, where the head answers it itself; empty otherwise.
     """
 
     classes: list[Tensor]
     chosen: list[Tensor]
     sides: list[Tensor]
+    bars: Sequence[Tensor] = ()
 
     def logits(self) -> Tensor:
         """Scores before the sigmoid (B, N, C), at every location of every level."""
@@ -61,25 +63,37 @@ class Maps(NamedTuple):
         Args:
             fall: at least 0; `Spec.fall`.
         """
-        if not self.chosen or not fall:
+        if not fall or not (self.chosen or self.bars):
             return self
-        scores = [what + answers for what, answers in zip(self.classes, self.chosen, strict=True)]
-        bars = [F.relu(sides.mean(1, keepdim=True) * -BAR + BAR * WIDE) for sides in self.sides]
-        wide = [score - bar for score, bar in zip(scores, bars, strict=True)]
+        pairs = zip(self.classes, self.chosen, strict=True)
+        scores = [what + answers for what, answers in pairs] if self.chosen else self.classes
+        bars = self.bars or [bars_of(sides) for sides in self.sides]
         near = [F.max_pool2d(score, 3, 1, 1) for score in scores]
-        used, met = [], None
+        used, highest = [], near[0]
         for level, (score, bar) in enumerate(zip(scores, bars, strict=True)):
-            highest = near[level] if met is None else torch.maximum(near[level], met)
+            wide, coarser = score - bar, highest
             if level + 1 < len(scores):
                 ratio = score.shape[-1] // scores[level + 1].shape[-1]
-                met = F.max_pool2d(F.max_pool2d(wide[level], ratio), 3, 1, 1)
                 # On the coarser grid, where there are few locations; competing on its own would take twice as long.
-                far = F.interpolate(torch.maximum(met, near[level + 1]), scale_factor=float(ratio))
+                coarser = torch.maximum(F.max_pool2d(F.max_pool2d(wide, ratio), 3, 1, 1), near[level + 1])
+                far = F.interpolate(coarser, scale_factor=float(ratio))
             else:
-                far = F.max_pool2d(wide[level], 5, 1, 2)
-            highest = torch.maximum(highest, far - bar)
-            used.append(score - fall * (highest - score))
+                far = F.max_pool2d(wide, 5, 1, 2)
+            used.append(score - fall * (torch.maximum(highest, far - bar) - score))
+            highest = coarser
         return Maps(used, [], self.sides)
+
+
+def bars_of(sides: Tensor) -> Tensor:
+    """How far a score is lowered among the wide ones: not at all where its box is wide (see `Maps.peaks`).
+
+    Args:
+        sides: (B, 4, h, w), see `Maps.sides`.
+
+    Returns:
+        (B, 1, h, w), at least 0.
+    """
+    return F.relu(sides.mean(1, keepdim=True) * -BAR + BAR * WIDE)
 
 
 class Tower(nn.Sequential):

@@ -9,7 +9,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
+from leandet.detector.head import Head
 from leandet.detector.pixels import Centre, Normalise
+from leandet.export.head import DeployedHead
 
 CHANNELS = 3  # red, green, blue
 PLAIN = (nn.Conv2d, nn.ConvTranspose2d)  # not their children, which may make something else of their weights first
@@ -21,6 +23,9 @@ class Deployed(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector, self.k = detector, detector.spec.detections
+        if type(detector.head) is Head and detector.spec.fall and plain(detector.head):
+            self.detector = copy.deepcopy(detector)
+            self.detector.head = DeployedHead(copy.deepcopy(detector.head))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (B, 3, H, W) RGB -> boxes (B, k, 4) xyxy px, scores (B, k) descending, labels (B, k) int64."""
@@ -53,6 +58,11 @@ class ChannelsLast(nn.Module):
         return answer
 
 
+def plain(module: nn.Module) -> bool:
+    """Whether all its convolutions use their weights as they are."""
+    return all(type(part) in PLAIN for part in module.modules() if isinstance(part, PLAIN))
+
+
 def folded(detector: Detector) -> Detector:
     """A copy in evaluation mode whose batch-norms are part of the convolutions before them.
 
@@ -65,9 +75,7 @@ def folded(detector: Detector) -> Detector:
             continue
         for index in range(len(module) - 1):
             convolution, norm = module[index], module[index + 1]
-            if not isinstance(convolution, PLAIN) or type(convolution) not in PLAIN:
-                continue
-            if type(norm) is nn.BatchNorm2d:
+            if isinstance(convolution, PLAIN) and plain(convolution) and type(norm) is nn.BatchNorm2d:
                 transposed = isinstance(convolution, nn.ConvTranspose2d)
                 module[index] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
                 module[index + 1] = nn.Identity()
@@ -83,8 +91,7 @@ def deployable(detector: Detector) -> Detector:
     """
     copied = folded(detector)
     stems = [m for m in copied.backbone.modules() if isinstance(m, nn.Conv2d) and m.in_channels == CHANNELS]
-    plain = len(stems) == 1 and type(stems[0]) in PLAIN and stems[0].groups == 1
-    if plain and isinstance(copied.pixels, Normalise):
+    if len(stems) == 1 and plain(stems[0]) and stems[0].groups == 1 and isinstance(copied.pixels, Normalise):
         stems[0].weight = nn.Parameter(stems[0].weight.detach() / copied.pixels.std)
         copied.pixels = Centre()
     return copied

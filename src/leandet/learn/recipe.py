@@ -8,6 +8,7 @@ from leandet.errors import UserError
 from leandet.learn.assign import Assigner, MinimumCost
 
 TUNING_RATE = 5e-3  # after a cut: half of a first training's
+TUNED_BACKBONE_RATE = 0.3  # after a cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,17 @@ class Recipe:
     def after_cut(cls, epochs: int, batch: int, seed: int, learning_rate: float = TUNING_RATE) -> Recipe:
         """Settings for a trained detector from which channels or weights were cut.
 
-        The backbone keeps the pretrained share of the rate, though the cut fell there too, and there are no mosaics:
-        docs/pruning.md says what either gains.
+        The backbone's share of the rate lies between a pretrained network's and one from nothing, for the cut fell
+        there too, and there are no mosaics: docs/pruning.md says what either gains.
         """
-        return cls(epochs=epochs, batch=batch, seed=seed, learning_rate=learning_rate, mosaic_share=0.0)
+        return cls(
+            epochs=epochs,
+            batch=batch,
+            seed=seed,
+            learning_rate=learning_rate,
+            backbone_rate=TUNED_BACKBONE_RATE,
+            mosaic_share=0.0,
+        )
 
     @property
     def evaluate_every(self) -> int:
