@@ -34,8 +34,7 @@ TRACED = 7  # images that the exporter sees: no other number of a graph that it 
 def write_onnx(detector: Detector, card: Card, path: Path) -> None:
     """One ONNX file with a dynamic batch, the top-k in its graph and the card in its metadata."""
     model = onnx.load_from_string(to_onnx(detector, card))
-    if (size := block()) is not None:
-        fill_blocks(model.graph, size)
+    fill_blocks(model.graph, block())
     write_bytes(path, model.SerializeToString())
 
 
