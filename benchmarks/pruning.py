@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of fine-tuning")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--scope", default="global", choices=[s.value for s in Scope])
-    parser.add_argument("--align", type=int, default=8)
+    parser.add_argument("--align", type=int)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--distill", type=float, default=1.0, help="weight of the uncut detector's answers")
     parser.add_argument("--threads", type=int)

@@ -1,6 +1,9 @@
 import json
 from importlib import metadata
 
+import pytest
+import torch
+
 from leandet import machine
 
 
@@ -22,3 +25,9 @@ def test_run_from_its_source_leandet_has_a_version_too(monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
     assert machine.versions()["leandet"] == machine.UNINSTALLED
     assert "torch" not in machine.versions()  # what is not there at all is left out
+
+
+@pytest.mark.parametrize(("capability", "size"), [("AVX512", 16), ("AVX2", 8), ("DEFAULT", 8)])
+def test_blocks_are_the_machines(capability, size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert machine.channel_block() == size

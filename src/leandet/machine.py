@@ -21,6 +21,7 @@ _DISTRIBUTIONS = {
     "litert": ("ai-edge-litert",),
 }
 
+AVX512_BLOCK, OTHER_BLOCK = 16, 8
 UNINSTALLED = "source"  # leandet's version where it is run from a checkout that was never installed
 BUSY_CORES = 0.25  # other programs using more than this much of a core disturb a measurement
 
@@ -64,6 +65,13 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def channel_block() -> int:
+    """Channels that a runtime computes at once on this machine; a part of a block takes as long as a whole one."""
+    import torch
+
+    return AVX512_BLOCK if torch.backends.cpu.get_cpu_capability() == "AVX512" else OTHER_BLOCK
 
 
 def lacks_int8_dot() -> bool:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
-from leandet.export.blocks import block, fill_blocks
+from leandet.export.blocks import fill_blocks
 from leandet.export.graph import Everywhere, deployable
 from leandet.export.surgery import constant_of
 from leandet.exporter import exported
@@ -120,9 +120,3 @@ def test_a_shufflenet_detector_answers_the_same(backbone):
     assert len(constant_of(made.graph, stems[0])) == 32
     onnx.checker.check_model(made, full_check=True)
     np.testing.assert_allclose(answer(made, optimised=True, images=pixels), wanted, rtol=0, atol=1e-4 * np.ptp(wanted))
-
-
-@pytest.mark.parametrize(("capability", "size"), [("AVX512", 16), ("AVX2", 8), ("DEFAULT", 8)])
-def test_blocks_are_the_machines(capability, size, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert block() == size

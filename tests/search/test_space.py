@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from leandet.card import Card
 from leandet.cost.count import count
 from leandet.detector.files import load_detector, save_detector
+from leandet.machine import channel_block
 from leandet.preprocess import Size
 from leandet.search.latency import Budget
 from leandet.search.scene import Scene
-from leandet.search.space import ALIGN, LEVELS, SIZE, Candidate, input_sizes
+from leandet.search.space import LEVELS, SIZE, Candidate, input_sizes
 
 
 def levels_of(space, seed):
@@ -31,7 +32,7 @@ def test_every_width_is_legal_and_grows_with_the_factor(space, seed, factor):
         name = choice.group.name
         assert 1 <= narrow.kept[name] <= wide.kept[name] <= choice.group.steps
         width = choice.group.at(narrow.kept[name])
-        assert width % ALIGN == 0 or width == choice.group.width
+        assert width % channel_block() == 0 or width == choice.group.width
 
 
 @pytest.mark.parametrize("seed", range(4))

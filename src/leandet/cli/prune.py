@@ -47,7 +47,14 @@ def prune_command(
         typer.Option(help="LAYERS=RATIO: cut that share where layer names match (backbone.*) or of a type (Conv2d)."),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="LAYERS: cut nothing there.")] = None,
-    align: Annotated[int, typer.Option(min=1, help="Keep multiples of so many channels.")] = 8,
+    align: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep multiples of so many channels; if left out, of as many as this machine computes at once: "
+            "16 with AVX-512, else 8.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, max=100, help="Cuts, with fine-tuning after each.")] = 1,
     schedule: Annotated[str, typer.Option(help="How the cut is spread over the steps: agp (cubic) or linear.")] = "agp",
     epochs: Annotated[

@@ -16,20 +16,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper
 
 from leandet.export.surgery import constant_of, readers_of, store
 
-AVX512_BLOCK, OTHER_BLOCK = 16, 8
 LAID_OUT = 4  # channels come in multiples of so many where they are laid out in blocks
 POOLS = {"MaxPool", "AveragePool"}
 SINGLE = {"Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", *POOLS}  # one channel in, the same channel out
-
-
-def block() -> int:
-    """Channels in a block on this machine."""
-    return AVX512_BLOCK if torch.backends.cpu.get_cpu_capability() == "AVX512" else OTHER_BLOCK
 
 
 def fill_blocks(graph: onnx.GraphProto, size: int) -> None:

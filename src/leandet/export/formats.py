@@ -21,10 +21,11 @@ from leandet.card import CARD_KEY, Card
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.batch import free_batch
-from leandet.export.blocks import block, fill_blocks
+from leandet.export.blocks import fill_blocks
 from leandet.export.graph import ChannelsLast, Deployed, Everywhere
 from leandet.exporter import exported
 from leandet.loggers import ROOT, only_errors
+from leandet.machine import channel_block
 from leandet.runtime.folder import CARD_FILE
 from leandet.runtime.layout import NCNN_BIN, NCNN_PARAM, OPENVINO_XML
 
@@ -34,7 +35,7 @@ TRACED = 7  # images that the exporter sees: no other number of a graph that it 
 def write_onnx(detector: Detector, card: Card, path: Path) -> None:
     """One ONNX file with a dynamic batch, the top-k in its graph and the card in its metadata."""
     model = onnx.load_from_string(to_onnx(detector, card))
-    fill_blocks(model.graph, block())
+    fill_blocks(model.graph, channel_block())
     write_bytes(path, model.SerializeToString())
 
 

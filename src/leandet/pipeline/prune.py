@@ -30,6 +30,7 @@ from leandet.learn.distill import taught
 from leandet.learn.loss import Guide
 from leandet.learn.recipe import TUNING_RATE, Recipe
 from leandet.learn.train import LAST, train
+from leandet.machine import channel_block
 from leandet.pipeline.goal import Goal, Uncut
 from leandet.pipeline.options import default_epochs
 from leandet.pipeline.scoring import CRITERIA, Pictures
@@ -51,7 +52,8 @@ class Pruning:
         criterion: what a channel is worth, a name of `CRITERIA`.
         scope: whether every group loses the same share, or the cut falls where channels are worth least.
         rules: for layers by name or type; the later ones win.
-        align: keep multiples of so many channels: kernels compute in blocks, and a narrower rest saves no time.
+        align: keep multiples of so many channels, for kernels compute in blocks, and a part of one saves no time; None
+            for this machine's.
         steps: cuts, with fine-tuning after each.
         schedule: how the cut is spread over the steps.
         epochs: of fine-tuning after the last cut; None for half of what training from nothing takes; 0 for none.
@@ -70,7 +72,7 @@ class Pruning:
     criterion: str = "taylor"
     scope: Scope = Scope.GLOBAL
     rules: tuple[Rule, ...] = ()
-    align: int = 8
+    align: int | None = None
     steps: int = 1
     schedule: Schedule = Schedule.AGP
     epochs: int | None = None
@@ -261,7 +263,7 @@ class _Job:
             target=aim.target,
             scope=pruning.scope,
             rules=rules,
-            align=pruning.align,
+            align=pruning.align or channel_block(),
         )
 
     def _tune(self, detector: Detector, epochs: int, name: str, *, sparse: bool) -> Detector:

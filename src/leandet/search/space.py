@@ -19,10 +19,10 @@ from leandet.compress.resize import own_shapes, shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import STRIDE
 from leandet.errors import UserError
+from leandet.machine import channel_block
 from leandet.preprocess import Size
 
 LEVELS = 16  # widths of a group that a search tells apart: sixteenths of its channels
-ALIGN = 8  # runtimes compute channels in blocks of 8 or 16: a width between costs as much as the next multiple
 SIZE = "size"  # the dimension that is no group; layer names of a detector never are this word
 SMALLEST_SIDE = 96
 BISECTIONS = 24
@@ -55,7 +55,7 @@ class Candidate:
 
 
 class Space:
-    """All structures that can be cut out of one trained detector.
+    """All structures that can be cut out of one trained detector, in whole blocks of this machine's channels.
 
     A point is one level for each channel group, 1 to 16 sixteenths of its channels, and the place of the input's size
     among `sizes`. Levels say how channels are shared out; how many there are in all is set by one factor that scales
@@ -85,12 +85,12 @@ class Space:
 
     def _changeable(self, criterion: Criterion) -> list[Choice]:
         """The groups with more than one legal width that the network's own code lets change."""
-        found = choices(self.detector, self.structure, criterion, align=ALIGN)
+        found = choices(self.detector, self.structure, criterion, align=channel_block())
         half = {c.group.name: c.nearest(c.group.steps / 2) for c in found}
         try:
             plan(self.detector, self._example, self.structure, half, strengths(self.structure, found))
         except UserError:
-            fixed = shrink(self.detector, self._example, 0.5, align=ALIGN).fixed
+            fixed = shrink(self.detector, self._example, 0.5, align=channel_block()).fixed
             found = [c for c in found if c.group.name not in fixed]
         if not (found := [c for c in found if len(c.legal) > 1]):
             raise UserError("this detector has no channel group that can be cut: there is nothing to search.")
