@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import onnx
+
+from leandet.cost.graph import to_onnx
 from leandet.cost.profile import EngineName, example, profile
 from leandet.errors import UserError
-from leandet.export.graph import Deployed
+from leandet.export.blocks import fill_blocks
+from leandet.export.graph import Deployed, deployable
 from leandet.export.stopwatch import Stopwatch
+from leandet.machine import channel_block
 from leandet.runtime.bench import BenchRow
 from leandet.search.space import Candidate, Space
 
@@ -107,14 +112,13 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
     """
     engine = EngineName.OPENVINO if stopwatch.to == "openvino" else EngineName.ONNX
     size = space.detector.spec.size
-    found = profile(
-        Deployed(space.detector).eval(),
-        example((size.height, size.width), pixels=True),
-        engine,
-        stopwatch.threads,
-        seconds=PROFILE_SECONDS,
-        inside="detector",
-    )
+    image = example((size.height, size.width), pixels=True)
+    module = Deployed(deployable(space.detector)).eval()
+    graph = to_onnx(module, image)
+    if engine is EngineName.ONNX:  # as it is written for it
+        fill_blocks(graph.graph, channel_block())
+        graph = onnx.shape_inference.infer_shapes(graph, data_prop=True)
+    found = profile(module, image, engine, stopwatch.threads, seconds=PROFILE_SECONDS, inside="detector", graph=graph)
     row = stopwatch(space.detector).rows[0]
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
