@@ -167,8 +167,9 @@ def page(results: dict[str, Any]) -> str:
         ap = [
             f"{100 * points[n]['ap']:.1f} %" if n in points else "" for n in ("before", "cut", "recalibrated", "tuned")
         ]
-        rows.append([f"{cell['data']}, {cell['backbone']}, {cell['criterion']}", f"{share:.0%}", *ap, times(cell)])
-    return table(["detector", "multiply-adds", "AP", "cut", "recalibrated", "fine-tuned", "p50"], rows)
+        name = f"{cell['data']}, {cell['backbone']}, {cell['criterion']}"
+        rows.append([name, str(cell["align"]), f"{share:.0%}", *ap, times(cell)])
+    return table(["detector", "widths in multiples of", "multiply-adds", "AP", "cut", "recalibrated", "fine-tuned", "p50"], rows)
 
 
 def chart(results: dict[str, Any], arguments: argparse.Namespace) -> str:
