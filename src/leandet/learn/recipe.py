@@ -75,7 +75,7 @@ class Recipe:
 
     @classmethod
     def after_cut(cls, epochs: int, batch: int, seed: int, learning_rate: float = TUNING_RATE) -> Recipe:
-        """Settings for a trained detector from which channels or weights were cut.
+        """Settings for a trained detector from which channels were cut.
 
         The backbone's share of the rate lies between a pretrained network's and one from nothing, for the cut fell
         there too, and there are no mosaics: docs/pruning.md says what either gains.
