@@ -36,7 +36,7 @@ from leandet.detector.files import load_detector
 from leandet.detector.head import WIDE, Maps
 from leandet.detector.spec import STEEPEST
 from leandet.engines import onnx_options, settle
-from leandet.export.graph import Deployed, deployable
+from leandet.export.graph import Deployed, deployable, easily_decoded
 from leandet.exporter import IMAGES, exported
 from leandet.report.chart import Axis, Series, picture
 
@@ -229,7 +229,7 @@ def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
     detector = deployable(detector)
     steps = {}
-    for name, module in (("whole", Deployed(detector)), ("undecided", Undecided(detector))):
+    for name, module in (("whole", Deployed(easily_decoded(detector))), ("undecided", Undecided(detector))):
         content = exported(module.eval(), torch.from_numpy(image)).SerializeToString()
         session = onnxruntime.InferenceSession(content, onnx_options(threads), providers=["CPUExecutionProvider"])
         steps[name] = partial(often, bound(session, image), threads)

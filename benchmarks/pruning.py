@@ -169,7 +169,8 @@ def page(results: dict[str, Any]) -> str:
         ]
         name = f"{cell['data']}, {cell['backbone']}, {cell['criterion']}"
         rows.append([name, str(cell["align"]), f"{share:.0%}", *ap, times(cell)])
-    return table(["detector", "widths in multiples of", "multiply-adds", "AP", "cut", "recalibrated", "fine-tuned", "p50"], rows)
+    stages = ["AP", "cut", "recalibrated", "fine-tuned"]
+    return table(["detector", "widths in multiples of", "multiply-adds", *stages, "p50"], rows)
 
 
 def chart(results: dict[str, Any], arguments: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from leandet.compress import recalibrate
 from leandet.detector.detector import Detector
 from leandet.detector.head import WIDE, Maps
 from leandet.detector.spec import STEEPEST, HeadStyle, Spec
-from leandet.export.graph import Deployed
+from leandet.export.graph import Deployed, easily_decoded
 from leandet.exporter import IMAGES, exported
 from leandet.preprocess import Size
 
@@ -193,7 +193,8 @@ def test_the_graph_answers_so_too(row, batch, steps, seed):
 def graph() -> onnx.GraphProto:
     """A whole detector's, its shapes known."""
     model = exported(
-        Deployed(tiny(detections=10)).eval(), torch.zeros(1, 3, SIZE.height, SIZE.width, dtype=torch.uint8)
+        Deployed(easily_decoded(tiny(detections=10))).eval(),
+        torch.zeros(1, 3, SIZE.height, SIZE.width, dtype=torch.uint8),
     )
     return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
 

@@ -22,7 +22,7 @@ from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.batch import free_batch
 from leandet.export.blocks import fill_blocks
-from leandet.export.graph import ChannelsLast, Deployed, Everywhere
+from leandet.export.graph import ChannelsLast, Deployed, Everywhere, easily_decoded
 from leandet.exporter import exported
 from leandet.loggers import ROOT, only_errors
 from leandet.machine import channel_block
@@ -115,7 +115,7 @@ def to_onnx(detector: Detector, card: Card) -> bytes:
     """
     size = detector.spec.size
     model = exported(
-        Deployed(detector).eval(),
+        Deployed(easily_decoded(detector)).eval(),
         torch.zeros(TRACED, 3, size.height, size.width, dtype=torch.uint8),
         outputs=["boxes", "scores", "labels"],
     )

@@ -23,9 +23,6 @@ class Deployed(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector, self.k = detector, detector.spec.detections
-        if type(detector.head) is Head and detector.spec.fall and plain(detector.head):
-            self.detector = copy.deepcopy(detector)
-            self.detector.head = DeployedHead(copy.deepcopy(detector.head))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (B, 3, H, W) RGB -> boxes (B, k, 4) xyxy px, scores (B, k) descending, labels (B, k) int64."""
@@ -94,4 +91,17 @@ def deployable(detector: Detector) -> Detector:
     if len(stems) == 1 and plain(stems[0]) and stems[0].groups == 1 and isinstance(copied.pixels, Normalise):
         stems[0].weight = nn.Parameter(stems[0].weight.detach() / copied.pixels.std)
         copied.pixels = Centre()
+    return copied
+
+
+def easily_decoded(detector: Detector) -> Detector:
+    """A copy whose head answers what the decode would compute of its answers: see `DeployedHead`.
+
+    For engines that choose the best in the graph. A detector without a peak filter, or with a head of another kind, is
+    returned as it is.
+    """
+    if type(detector.head) is not Head or not detector.spec.fall or not plain(detector.head):
+        return detector
+    copied = copy.deepcopy(detector)
+    copied.head = DeployedHead(copy.deepcopy(detector.head))
     return copied

@@ -12,7 +12,7 @@ from leandet.cost.graph import to_onnx
 from leandet.cost.profile import EngineName, example, profile
 from leandet.errors import UserError
 from leandet.export.blocks import fill_blocks
-from leandet.export.graph import Deployed, deployable
+from leandet.export.graph import Deployed, deployable, easily_decoded
 from leandet.export.stopwatch import Stopwatch
 from leandet.machine import channel_block
 from leandet.runtime.bench import BenchRow
@@ -113,7 +113,7 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
     engine = EngineName.OPENVINO if stopwatch.to == "openvino" else EngineName.ONNX
     size = space.detector.spec.size
     image = example((size.height, size.width), pixels=True)
-    module = Deployed(deployable(space.detector)).eval()
+    module = Deployed(easily_decoded(deployable(space.detector))).eval()
     graph = to_onnx(module, image)
     if engine is EngineName.ONNX:  # as it is written for it
         fill_blocks(graph.graph, channel_block())
