@@ -1,6 +1,7 @@
 """How a pruned detector is best fine-tuned: short runs from one cut, each with another recipe; resumable.
 
-The backbone's rate, mosaics and what the uncut detector teaches are varied; `Recipe.after_cut` is the best of them.
+The backbone's rate, mosaics and what the uncut detector teaches are varied; docs/pruning.md has the table, and which of
+them `Recipe.after_cut` took.
 
     python benchmarks/recovery.py MODEL.safetensors HALF.pruning/recalibrated.safetensors --data ../shared/data/bccd
     python benchmarks/recovery.py MODEL CUT --data DATA --table  # Markdown of what is there, into docs/pruning.md

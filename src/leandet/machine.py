@@ -68,7 +68,10 @@ def usable_cores() -> int:
 
 
 def channel_block() -> int:
-    """Channels that a runtime computes at once on this machine; a part of a block takes as long as a whole one."""
+    """Channels that ONNX Runtime computes at once on this machine; a part of a block takes as long as a whole one.
+
+    Known of x86 processors; others are taken for those with the smaller block.
+    """
     import torch
 
     return AVX512_BLOCK if torch.backends.cpu.get_cpu_capability() == "AVX512" else OTHER_BLOCK

@@ -1,6 +1,6 @@
 import torch
 
-from leandet.detector.decode import flatten, locations, to_boxes, top_k
+from leandet.detector.decode import boxes_at, flatten, locations, to_boxes, top_k
 
 
 def maps(batch: int, channels: int, seed: int = 0) -> list[torch.Tensor]:
@@ -54,3 +54,13 @@ def test_top_k_is_a_sort_of_each_locations_best_class():
             assert torch.equal(found_boxes[b], boxes[b, order])
             assert labels[b].tolist() == [rows[n].index(max(rows[n])) for n in order]
             torch.testing.assert_close(scores[b], torch.tensor([max(rows[n]) for n in order]).sigmoid())
+
+
+def test_boxes_of_a_few_locations_are_theirs_among_all():
+    distances = flatten(maps(2, 4)).abs()
+    points, strides = locations(maps(1, 1), (8, 16, 32))
+    places = torch.randint(len(points), (2, 7), generator=torch.Generator().manual_seed(0))
+    wanted = to_boxes(distances, points, strides)
+    for image in range(2):
+        found = boxes_at(places[image : image + 1], distances[image : image + 1, places[image]], points, strides)
+        assert torch.equal(found[0], wanted[image, places[image]])

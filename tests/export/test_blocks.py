@@ -118,5 +118,8 @@ def test_a_shufflenet_detector_answers_the_same(backbone):
     assert len(constant_of(made.graph, stems[0])) == 24
     fill_blocks(made.graph, 16)
     assert len(constant_of(made.graph, stems[0])) == 32
+    groups = [a.i for node in made.graph.node for a in node.attribute if a.name == "group" and a.i > 1]
+    assert groups
+    assert all(count % 4 == 0 for count in groups)
     onnx.checker.check_model(made, full_check=True)
     np.testing.assert_allclose(answer(made, optimised=True, images=pixels), wanted, rtol=0, atol=1e-4 * np.ptp(wanted))

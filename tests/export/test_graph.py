@@ -54,10 +54,10 @@ def test_a_convolution_of_its_own_kind_keeps_its_weights():
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-3)
 
 
-def spread(detector, images, sides=3.0):
+def spread(detector, images):
     """A detector whose answers vary: boxes on both sides of being wide, scores in any order."""
     detector = recalibrate(detector, [images])
-    for kind, mean in ((detector.head.classify, 0.0), (detector.head.choose, 0.0), (detector.head.regress, sides)):
+    for kind, mean in ((detector.head.classify, 0.0), (detector.head.choose, 0.0), (detector.head.regress, 3.0)):
         for tower in kind:
             nn.init.normal_(tower[-1].weight, std=1.0)
             nn.init.constant_(tower[-1].bias, mean)

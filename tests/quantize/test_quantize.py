@@ -17,7 +17,7 @@ from leandet.errors import UserError
 from leandet.export import export
 from leandet.metrics import Scores
 from leandet.preprocess import Size
-from leandet.quantize.qdq import Calibration, OnnxQuantizer
+from leandet.quantize.qdq import Calibration, OnnxQuantizer, _error
 from leandet.quantize.quantize import _Judged, _reasons, calibration_images, quantize
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import BenchReport, BenchRow
@@ -200,3 +200,9 @@ def test_openvino_gets_int8_too(model, dataset, tmp_path):
     assert "nonmaxsuppression" not in graph.lower()
     assert "FakeQuantize" in graph
     assert 'element_type="i8"' in graph
+
+
+def test_a_channel_of_large_values_does_not_hide_the_others():
+    wanted = np.stack([np.full((2, 4, 4), 1e4, np.float32), np.ones((2, 4, 4), np.float32)], 1)
+    found = wanted + np.array([0, 0.5], np.float32).reshape(1, 2, 1, 1)
+    assert _error(found, wanted) == pytest.approx(0.25 / 2)

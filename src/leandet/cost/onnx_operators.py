@@ -355,6 +355,7 @@ WRITERS: dict[Any, Writer] = {
             ("Mul", 2, (aten.mul, aten.mul_)),
             ("Div", 2, (aten.div, aten.div_)),
             ("Max", 2, (aten.maximum,)),
+            ("Gather", 2, (aten.embedding,)),
         )
         for packet in packets
     },

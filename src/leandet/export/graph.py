@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -103,5 +104,5 @@ def easily_decoded(detector: Detector) -> Detector:
     if type(detector.head) is not Head or not detector.spec.fall or not plain(detector.head):
         return detector
     copied = copy.deepcopy(detector)
-    copied.head = DeployedHead(copy.deepcopy(detector.head))
+    copied.head = DeployedHead(cast(Head, copied.head))
     return copied

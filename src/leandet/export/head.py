@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from leandet.detector.head import BAR, WIDE, Head, Maps
 
-BLOCK = 16  # outputs that a convolution computes at once, asked for or not
+FEW_CLASSES = 16  # a convolution computes so many outputs at once, asked for or not
 
 
 class DeployedHead(nn.Module):
@@ -33,7 +33,7 @@ class DeployedHead(nn.Module):
         below = torch.tensor([0.0, 0.0, 0.0, 0.0, BAR * WIDE])
         for classify, choose, regress in zip(self.classify, self.choose, self.regress, strict=True):
             classes = _predictor(classify).out_channels
-            if classes <= BLOCK:
+            if classes <= FEW_CLASSES:
                 _combine(_predictor(choose), torch.ones(classes, 1), torch.zeros(classes))
             _combine(_predictor(regress), mean, below)
 

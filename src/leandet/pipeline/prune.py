@@ -5,6 +5,7 @@ Each point on the way is a whole model file with its figures beside it, so an in
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -145,6 +146,7 @@ def prune_detector(
     detector, card = load_detector(model)
     guide = taught(model, pruning.teacher, pruning.distill, card.classes, card.spec.levels)
     folder = out.with_suffix(SUFFIX)
+    pruning = replace(pruning, align=_align(pruning.align, folder / REQUEST, resume=resume))
     request = {"model": str(model), "data": str(dataset.root), **pruning.to_json()}
     notes = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))
     made = notes or any(folder.glob(f"*/{LAST}"))  # worth keeping
@@ -154,6 +156,17 @@ def prune_detector(
         torch.set_num_threads(pruning.threads)
     job = _Job(model, dataset, pruning, folder, resume, tell or (lambda line: None), card, guide)
     return {**request, **job.run(detector, out)}
+
+
+def _align(asked: int | None, begun: Path, *, resume: bool) -> int:
+    """What was asked for; otherwise what the interrupted pruning began with, or this machine's block."""
+    if asked is not None:
+        return asked
+    if resume and begun.is_file():
+        with contextlib.suppress(ValueError, OSError, AttributeError):  # `check_request` says what is wrong with it
+            if isinstance(align := json.loads(begun.read_text(encoding="utf-8")).get("align"), int):
+                return align
+    return channel_block()
 
 
 @dataclass(slots=True)
@@ -263,7 +276,7 @@ class _Job:
             target=aim.target,
             scope=pruning.scope,
             rules=rules,
-            align=pruning.align or channel_block(),
+            align=_align(pruning.align, self.folder / REQUEST, resume=True),
         )
 
     def _tune(self, detector: Detector, epochs: int, name: str, *, sparse: bool) -> Detector:

@@ -114,11 +114,11 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
     size = space.detector.spec.size
     image = example((size.height, size.width), pixels=True)
     module = Deployed(easily_decoded(deployable(space.detector))).eval()
-    graph = to_onnx(module, image)
+    model = to_onnx(module, image)
     if engine is EngineName.ONNX:  # as it is written for it
-        fill_blocks(graph.graph, channel_block())
-        graph = onnx.shape_inference.infer_shapes(graph, data_prop=True)
-    found = profile(module, image, engine, stopwatch.threads, seconds=PROFILE_SECONDS, inside="detector", graph=graph)
+        fill_blocks(model.graph, channel_block())
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = profile(module, image, engine, stopwatch.threads, seconds=PROFILE_SECONDS, inside="detector", graph=model)
     row = stopwatch(space.detector).rows[0]
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)

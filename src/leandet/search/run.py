@@ -24,7 +24,7 @@ from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
-from leandet.machine import describe_machine
+from leandet.machine import OTHER_BLOCK, channel_block, describe_machine
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
@@ -179,6 +179,7 @@ def _digest(path: Path) -> str:
 
 def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
     supernet = {"judge": [request.judge.value, request.supernet_epochs, request.batch]}
+    block = channel_block()  # levels mean other widths where it is another
     return {
         "model": _digest(request.model),
         "data": dataset.root.name,
@@ -187,7 +188,9 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
         "smaller_inputs": request.smaller_inputs,
         "target": [request.to, request.threads],
         "seed": request.seed,
-        **(supernet if request.judge is JudgedBy.SUPERNET else {}),  # without: as before there was a choice
+        # Left out, it is as before there was a choice.
+        **(supernet if request.judge is JudgedBy.SUPERNET else {}),
+        **({"block": block} if block != OTHER_BLOCK else {}),
     }
 
 
