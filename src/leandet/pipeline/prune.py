@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -276,7 +276,7 @@ class _Job:
             target=aim.target,
             scope=pruning.scope,
             rules=rules,
-            align=_align(pruning.align, self.folder / REQUEST, resume=True),
+            align=cast(int, pruning.align),  # known since `prune_detector`
         )
 
     def _tune(self, detector: Detector, epochs: int, name: str, *, sparse: bool) -> Detector:
