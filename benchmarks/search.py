@@ -3,10 +3,12 @@
 For each strategy and seed: search within the budget, measure, fine-tune, judge on the test split; then all winners are
 measured once more in turns. And EagleEye's claim: over twelve candidates, how well a judge's AP ranks AP after
 fine-tuning, for candidates cut from the trained detector and for the same cut from a supernet (--judges). What is
-finished is kept in --out, so the command can be repeated until it is done.
+finished is kept in --out, so the command can be repeated until it is done. The searches must run where the latency is
+asked for; the fine-tunings may run elsewhere, beside each other on a GPU, say, if --out is carried there and back.
 
 Run: .venv/bin/python benchmarks/search.py MODEL --data DATA --budget 4 --epochs 30 --threads 2
      with both judges: ... --judges recalibrate supernet --supernet-epochs 30
+     the searches first: ... --searches-only; one fine-tuning: ... --only evolution-0, or --only ranking-3; then all
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from leandet.search.judge import Judge
 from leandet.search.latency import Budget
 from leandet.search.run import space_of, supernet_of, tune
 from leandet.search.space import Space
-from leandet.search.study import Trialled, judged, open_study
+from leandet.search.study import CLOCK, Trialled, judged, open_study
 from leandet.search.supernet import TRAINING, WEIGHTS, WORTH
 
 RANKED = 12
@@ -93,6 +96,18 @@ def with_supernet(arguments: argparse.Namespace, dataset: Dataset, request: Requ
     return float(sum(epoch["seconds"] for epoch in curves))
 
 
+def share_clock(arguments: argparse.Namespace, request: Request) -> None:
+    """Give a search the clock of those before it: the same budget in ms is then the same share of the whole's time."""
+    for path in sorted(arguments.out.glob("*/study.db")):
+        clock = open_study(f"sqlite:///{path}", identity=None).user_attrs.get(CLOCK)
+        if clock is not None and path.parent != request.out:
+            request.out.mkdir(parents=True, exist_ok=True)
+            own = open_study(request.url, identity=None)
+            if CLOCK not in own.user_attrs:
+                own.set_user_attr(CLOCK, clock)
+            return
+
+
 def contender(
     arguments: argparse.Namespace, dataset: Dataset, strategy: str, seed: int, judge: JudgedBy
 ) -> dict[str, Any]:
@@ -100,6 +115,7 @@ def contender(
     request = request_of(arguments, strategy, seed, judge)
     if judge is JudgedBy.SUPERNET:
         with_supernet(arguments, dataset, request)
+    share_clock(arguments, request)
     found = search(request, dataset, lambda line: print(f"{name_of(strategy, seed, judge)}: {line}", flush=True))
     split = dataset.judging
     scores, _ = evaluate(open_runtime(found.path, arguments.threads), dataset.splits[split], dataset.classes)
@@ -117,6 +133,14 @@ def contender(
         "trials": len(found.trials),
         "seconds_per_trial": found.results["seconds_per_trial"],
     }
+
+
+def search_only(arguments: argparse.Namespace, dataset: Dataset, strategy: str, seed: int, judge: JudgedBy) -> None:
+    """A contender's search without its fine-tuning; nothing where that is done."""
+    request = replace(request_of(arguments, strategy, seed, judge), epochs=0)
+    if not (request.out / "front.json").is_file():
+        share_clock(arguments, request)
+        search(request, dataset, lambda line: print(f"{name_of(strategy, seed, judge)}: {line}", flush=True))
 
 
 def measured(arguments: argparse.Namespace, dataset: Dataset, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,12 +178,20 @@ def ranking(arguments: argparse.Namespace, dataset: Dataset, judge: JudgedBy) ->
         ap = tune(request, dataset, made, arguments.out / f"{name}-{place}")
         return {"trial": chosen[place].number, "before": before, "after": ap}
 
-    rows = [once(arguments.out / f"{name}-{i}.json", lambda i=i: tuned(i)) for i in range(len(chosen))]
+    wanted = [i for i in range(len(chosen)) if asked(arguments, f"{name}-{i}")]
+    rows = [once(arguments.out / f"{name}-{i}.json", lambda i=i: tuned(i)) for i in wanted]
     return {"candidates": rows, "spearman": spearman(rows, rows), "supernet_seconds": seconds}
+
+
+def asked(arguments: argparse.Namespace, name: str) -> bool:
+    """Whether a fine-tuning is to be done now."""
+    return not arguments.only or name in arguments.only
 
 
 def spearman(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> float:
     """Spearman's rho of the AP before fine-tuning, in some rows, with that after it, in others of the same trials."""
+    if len(before) < RANKED:
+        return float("nan")
     return float(spearmanr([row["before"] for row in before], [row["after"] for row in after]).statistic)
 
 
@@ -193,17 +225,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-ranking", action="store_true", help="leave the twelve fine-tunings out")
+    parser.add_argument("--searches-only", action="store_true", help="leave all fine-tunings out")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="of all fine-tunings these, and no table")
     arguments = parser.parse_args()
     dataset, _ = read(arguments.data)
+    contenders = list(product(arguments.strategies, arguments.seeds, arguments.judges))
+    if arguments.searches_only:
+        for strategy, seed, judge in contenders:
+            search_only(arguments, dataset, strategy, seed, judge)
+        return
     rows = [
         once(
             arguments.out / f"{name_of(strategy, seed, judge)}.json",
             lambda s=strategy, n=seed, j=judge: contender(arguments, dataset, s, n, j),
         )
-        for judge in arguments.judges
-        for seed in arguments.seeds
-        for strategy in arguments.strategies
+        for strategy, seed, judge in contenders
+        if asked(arguments, name_of(strategy, seed, judge))
     ]
+    if arguments.only:
+        for judge in arguments.judges if any(name.startswith("ranking") for name in arguments.only) else ():
+            ranking(arguments, dataset, judge)
+        return
     result: dict[str, Any] = {"budget_ms": arguments.budget, "epochs": arguments.epochs}
     result["rows"] = measured(arguments, dataset, rows)
     if not arguments.no_ranking and "random" in arguments.strategies and JudgedBy.RECALIBRATE in arguments.judges:

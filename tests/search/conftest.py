@@ -21,7 +21,8 @@ def make_space(backbone: str = "alexnet", side: int = 128, smaller_inputs: int =
 def make_scene(space: Space, share: float = 0.5) -> Scene:
     """A machine that takes 1 ms and a nanosecond for each multiply-add; the budget is a share of the whole's time."""
     layers = tuple((MS_FOR_EACH * work, (name,)) for name, work in space.whole_work.items())
-    clock = Clock(layers, 1.0, extra_bytes=1000)
+    whole_ms = 1.0 + MS_FOR_EACH * sum(space.whole_work.values())
+    clock = Clock(layers, 1.0, whole_ms, extra_bytes=1000)
     return Scene(space, clock, Budget(share * clock.ms(space, space.whole)))
 
 

@@ -10,6 +10,7 @@ import onnx
 
 from leandet.cost.graph import to_onnx
 from leandet.cost.profile import EngineName, example, profile
+from leandet.detector.detector import Detector
 from leandet.errors import UserError
 from leandet.export.blocks import fill_blocks
 from leandet.export.graph import Deployed, deployable, easily_decoded
@@ -62,12 +63,14 @@ class Clock:
     Attributes:
         layers: time in ms and names of the weights of each layer of the whole detector.
         host_ms: what the whole path takes beside the network.
+        whole_ms: p50 of the whole detector's path as measured, see `Pace`.
         bias: factor on the layers' times.
         extra_bytes: of the file, beside four for each parameter.
     """
 
     layers: tuple[tuple[float, tuple[str, ...]], ...]
     host_ms: float
+    whole_ms: float
     bias: float = 1.0
     extra_bytes: int = 0
 
@@ -96,17 +99,46 @@ class Clock:
     def to_json(self) -> dict[str, Any]:
         """A plain object, read back by `from_json`."""
         layers = [[ms, list(weights)] for ms, weights in self.layers]
-        return {"layers": layers, "host_ms": self.host_ms, "bias": self.bias, "extra_bytes": self.extra_bytes}
+        own = {"host_ms": self.host_ms, "whole_ms": self.whole_ms, "bias": self.bias, "extra_bytes": self.extra_bytes}
+        return {"layers": layers, **own}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Clock:
         """Read what `to_json` wrote."""
         layers = tuple((float(ms), tuple(weights)) for ms, weights in value["layers"])
-        return cls(layers, float(value["host_ms"]), float(value["bias"]), int(value["extra_bytes"]))
+        host_ms, whole_ms, bias = (float(value[name]) for name in ("host_ms", "whole_ms", "bias"))
+        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]))
 
 
-def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
-    """A clock from the whole detector's profile and measured path, and that measurement.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Measures candidates in turns with the whole detector, at the speed the machine had when that was timed first.
+
+    A machine's speed changes while a search runs, by half on a shared one; the share of the whole detector's time that
+    a candidate takes does not. So all that a search compares is measured at one speed.
+
+    Attributes:
+        stopwatch: that measures.
+        whole: the uncut detector.
+        whole_ms: its p50 when the clock was wound.
+    """
+
+    stopwatch: Stopwatch
+    whole: Detector
+    whole_ms: float
+
+    def __call__(self, *detectors: Detector) -> list[BenchRow]:
+        """A row for each detector; its p50 as it would be at that speed.
+
+        Raises:
+            UserError: see `Stopwatch`.
+        """
+        whole, *rows = self.stopwatch(self.whole, *detectors).rows
+        return [replace(row, p50_ms=round(row.p50_ms * self.whole_ms / whole.p50_ms, 4)) for row in rows]
+
+
+def wind(space: Space, stopwatch: Stopwatch) -> Clock:
+    """A clock from the whole detector's profile and measured path.
 
     Engines without a profiler of their own share ONNX Runtime's proportions; the sum is their own.
     """
@@ -123,7 +155,7 @@ def wind(space: Space, stopwatch: Stopwatch) -> tuple[Clock, BenchRow]:
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
     outside = row.preprocess_p50_ms + row.postprocess_p50_ms
-    return Clock(layers, outside).corrected(space, space.whole, row), row
+    return Clock(layers, outside, row.p50_ms).corrected(space, space.whole, row)
 
 
 def _weights(modules: Sequence[str], known: dict[str, float]) -> tuple[str, ...]:

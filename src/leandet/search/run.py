@@ -29,7 +29,7 @@ from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
 from leandet.search.judge import Judge, channel_worth
-from leandet.search.latency import Budget, Clock, wind
+from leandet.search.latency import Budget, Clock, Pace, wind
 from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Levels, Space
@@ -106,6 +106,7 @@ def search(
     judge = Judge(space, dataset)
     stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
+    pace = Pace(stopwatch, space.detector, scene.clock.whole_ms)
     # Where the whole detector is safely within the budget nothing need be cut: it is the one trial.
     must_cut = replace(scene, budget=request.budget.part(SAFE)).over(space.whole)
     wanted = request.trials if must_cut else 1
@@ -124,8 +125,8 @@ def search(
     else:
         run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
-        winner, made, p50_ms, whole_ms = _settle(scene, judge, stopwatch, trials, say)
-        outcome = _Outcome(trials, winner, p50_ms, whole_ms)
+        winner, made, p50_ms = _settle(scene, judge, pace, trials, say)
+        outcome = _Outcome(trials, winner, p50_ms, pace.whole_ms)
         study.set_user_attr(SETTLED, {"wanted": wanted, "finished": finished(study), **outcome.to_json()})
     return _finish(request, dataset, card, space, made, outcome, say)
 
@@ -215,17 +216,19 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
     if (known := study.user_attrs.get(CLOCK)) is not None:
         return Clock.from_json(known)
     say("measuring the detector's layers")
-    clock, row = wind(space, stopwatch)
-    if budget.excess(row.p50_ms, row.bytes) > 0:
+    clock = wind(space, stopwatch)
+    say(f"the whole detector takes {clock.whole_ms:.2f} ms")
+    pace = Pace(stopwatch, space.detector, clock.whole_ms)
+    if Scene(space, clock, budget).over(space.whole):
         for _ in range(2):
             scene = Scene(space, clock, budget)
             candidate = space.fit(space.even(), scene.over, grow=True)
-            say("measuring uniform pruning")
-            measured = stopwatch(space.cut(candidate)).rows[0]
+            measured = pace(space.cut(candidate))[0]
+            say(f"uniform pruning takes {measured.p50_ms:.2f} ms, by its layers {scene.ms(candidate):.2f} ms")
             clock = clock.corrected(space, candidate, measured)
     fastest = space.narrowest()
     if Scene(space, clock, budget).over(fastest):
-        measured = stopwatch(space.cut(fastest)).rows[0]
+        measured = pace(space.cut(fastest))[0]
         if budget.excess(measured.p50_ms, measured.bytes) > 0:
             raise UserError(
                 f"the budget cannot be met with this detector: its narrowest structure, "
@@ -248,17 +251,17 @@ class _Settled:
 
 
 def _settle(
-    scene: Scene, judge: Judge, stopwatch: Stopwatch, trials: list[Trialled], say: Tell
-) -> tuple[Trialled, Detector, float, float]:
-    """The best of the finalists that meets the budget when measured; with its own and the whole detector's p50."""
+    scene: Scene, judge: Judge, pace: Pace, trials: list[Trialled], say: Tell
+) -> tuple[Trialled, Detector, float]:
+    """The best of the finalists that meets the budget when measured; with its p50."""
     ranked = sorted((t for t in trials if t.met), key=lambda t: -t.ap) or sorted(trials, key=lambda t: t.latency_ms)
     finalists: list[_Settled] = []
     for trial in ranked[:FINALISTS]:
         say(f"measuring finalist {len(finalists) + 1}: trial {trial.number}")
-        candidate, detector = _finalist(scene, judge, stopwatch, trial)
+        candidate, detector = _finalist(scene, judge, pace, trial, say)
         settled = replace(trial, candidate=candidate)
         finalists.append(_Settled(settled, detector, judge.ap(detector)))
-    whole, *rows = stopwatch(scene.space.detector, *(one.detector for one in finalists)).rows
+    rows = pace(*(one.detector for one in finalists))
     met = [
         (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
     ]
@@ -269,21 +272,21 @@ def _settle(
             "the machine may be busy; run the search again to measure again, no trial is repeated."
         )
     best, row = max(met, key=lambda pair: pair[0].ap)
-    return replace(best.trial, ap=best.ap, latency_ms=row.p50_ms), best.detector, row.p50_ms, whole.p50_ms
+    return replace(best.trial, ap=best.ap, latency_ms=row.p50_ms), best.detector, row.p50_ms
 
 
-def _finalist(scene: Scene, judge: Judge, stopwatch: Stopwatch, trial: Trialled) -> tuple[Candidate, Detector]:
+def _finalist(scene: Scene, judge: Judge, pace: Pace, trial: Trialled, say: Tell) -> tuple[Candidate, Detector]:
     """What is made of a trial; the whole detector, trained as it is, where that is within the budget when measured."""
     space, whole = scene.space, scene.space.whole
     if trial.candidate == whole:
-        row = stopwatch(space.detector).rows[0]
+        row = pace(space.detector)[0]
         if scene.budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
             return whole, space.detector
-    candidate = _measured_fit(scene, stopwatch, trial.levels)
+    candidate = _measured_fit(scene, pace, trial.levels, say)
     return candidate, judge.calibrated(candidate)
 
 
-def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candidate:
+def _measured_fit(scene: Scene, pace: Pace, levels: Levels, say: Tell) -> Candidate:
     """The widest structure of a point's proportions that meets the budget when measured, or the last one tried."""
     budget, clock = scene.budget, scene.clock
     aim = budget.part(AIM)
@@ -294,7 +297,8 @@ def _measured_fit(scene: Scene, stopwatch: Stopwatch, levels: Levels) -> Candida
         if candidate in tried:
             break
         tried.append(candidate)
-        row = stopwatch(scene.space.cut(candidate)).rows[0]
+        row = pace(scene.space.cut(candidate))[0]
+        say(f"it takes {row.p50_ms:.2f} ms, by its layers {clock.ms(scene.space, candidate):.2f} ms")
         if best_ms < row.p50_ms and budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
             best, best_ms = candidate, row.p50_ms
         if best_ms >= CLOSE * budget.ms:
