@@ -8,7 +8,7 @@ asked for; the fine-tunings may run elsewhere, beside each other on a GPU, say, 
 
 Run: .venv/bin/python benchmarks/search.py MODEL --data DATA --budget 4 --epochs 30 --threads 2
      with both judges: ... --judges recalibrate supernet --supernet-epochs 30
-     the searches first: ... --searches-only; one fine-tuning: ... --only evolution-0, or --only ranking-3; then all
+     the searches first: ... --searches-only; one training: ... --only evolution-0 (or ranking-3, supernet-0); then all
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-ranking", action="store_true", help="leave the twelve fine-tunings out")
     parser.add_argument("--searches-only", action="store_true", help="leave all fine-tunings out")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="of all fine-tunings these, and no table")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="of all trainings these, and no table")
     arguments = parser.parse_args()
     dataset, _ = read(arguments.data)
     contenders = list(product(arguments.strategies, arguments.seeds, arguments.judges))
@@ -243,6 +243,9 @@ def main() -> None:
         if asked(arguments, name_of(strategy, seed, judge))
     ]
     if arguments.only:
+        for seed in arguments.seeds:
+            if f"supernet-{seed}" in arguments.only:
+                with_supernet(arguments, dataset, request_of(arguments, "random", seed, JudgedBy.SUPERNET))
         for judge in arguments.judges if any(name.startswith("ranking") for name in arguments.only) else ():
             ranking(arguments, dataset, judge)
         return

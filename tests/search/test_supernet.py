@@ -152,12 +152,15 @@ def test_steps_draw_by_seed_and_number_alone(small):
     drawn = [one.structures(step) for step in range(20)]
     assert drawn == [two.structures(step) for step in range(20)]
     assert [Sandwich(small, 1).structures(step) for step in range(20)] != drawn
-    assert all(structures[0].kept == small.narrowest().kept for structures in drawn)
+    assert all(structures[0].kept == drawn[0][0].kept for structures in drawn)
+    shares = [small.multiply_adds(c) / small.multiply_adds(small.whole) for structures in drawn for c in structures]
+    assert min(shares) == shares[0] <= room.LEAST
+    assert max(shares) <= room.MOST
     assert all(len({c.key for c in structures[1:]}) == room.DRAWN for structures in drawn)
     assert all(c.size == small.sizes[0] for structures in drawn for c in structures)
-    widths = [sum(c.kept.values()) / sum(small.whole.kept.values()) for c in Sandwich(small, 0)._pool]
-    assert min(widths) < 0.3
-    assert max(widths) > 0.8
+    pool = [small.multiply_adds(c) / small.multiply_adds(small.whole) for c in Sandwich(small, 0)._pool]
+    assert min(pool) < 0.4
+    assert max(pool) > 0.7
 
 
 def test_what_is_added_is_the_imitation_of_the_same_steps_answers(small):
