@@ -3,11 +3,13 @@
 from leandet.compress.allocate import Budget, Quantity, Rule, Scope, Target
 from leandet.compress.prune import Pruned, prune, shrink
 from leandet.compress.recalibrate import recalibrate
+from leandet.compress.reconstruct import Moments, reconstruct
 from leandet.compress.schedule import Schedule
 from leandet.compress.verify import Verification, verify
 
 __all__ = [
     "Budget",
+    "Moments",
     "Pruned",
     "Quantity",
     "Rule",
@@ -17,6 +19,7 @@ __all__ = [
     "Verification",
     "prune",
     "recalibrate",
+    "reconstruct",
     "shrink",
     "verify",
 ]

@@ -78,11 +78,12 @@ def cut(module: nn.Module, chosen: Plan) -> nn.Module:
     """A new module without the channels that the plan drops; the given one is untouched."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with torch.no_grad():
-        tensors = {name: _own(tensor) for name, tensor in gathered(named, chosen).items()}
+        tensors = {name: own(tensor) for name, tensor in gathered(named, chosen).items()}
     return filled(module, chosen.after, tensors)
 
 
-def _own(tensor: Tensor) -> Tensor:
+def own(tensor: Tensor) -> Tensor:
+    """A copy that no gradient leaves."""
     return tensor.detach().clone(memory_format=torch.preserve_format)
 
 
@@ -95,7 +96,7 @@ def gathered(named: Mapping[str, Tensor], chosen: Plan) -> dict[str, Tensor]:
         named: parameters and buffers of the whole network, all or some, by name.
         chosen: what is cut.
     """
-    before, after = _by_tensor(chosen.before), _by_tensor(chosen.after)
+    before, after = by_tensor(chosen.before), by_tensor(chosen.after)
     return {
         name: _gather(tensor, before[name], after[name], chosen.source) if name in after else tensor
         for name, tensor in named.items()
@@ -124,7 +125,8 @@ def mask(module: nn.Module, chosen: Plan) -> nn.Module:
     return filled(module, chosen.before, tensors)
 
 
-def _by_tensor(recording: Recording) -> dict[str, dict[int, Axis]]:
+def by_tensor(recording: Recording) -> dict[str, dict[int, Axis]]:
+    """The axes of each tensor by dimension."""
     found: dict[str, dict[int, Axis]] = {}
     for (tensor, dim), axis in recording.axes.items():
         found.setdefault(tensor, {})[dim] = axis
@@ -136,25 +138,27 @@ def _gather(tensor: Tensor, before: Mapping[int, Axis], after: Mapping[int, Axis
     result = tensor
     shared = {dim: axis for dim, axis in after.items() if not axis.per_group}
     for dim, axis in shared.items():
-        index = _places(axis, before[dim], source)
-        result = _take(result, dim, index, axis.fill)
+        index = places(axis, before[dim], source)
+        result = take(result, dim, index, axis.fill)
     for dim, axis in after.items():
         if axis.per_group:
-            index = _places(axis, before[dim], source)
+            index = places(axis, before[dim], source)
             size = before[dim].size // axis.groups
             index = np.where(index == NONE, NONE, index % size).reshape(axis.groups, -1)
             blocks = result.chunk(axis.groups, 1 - dim)
-            taken = [_take(block, dim, index[g], axis.fill) for g, block in enumerate(blocks)]
+            taken = [take(block, dim, index[g], axis.fill) for g, block in enumerate(blocks)]
             result = torch.cat(taken, 1 - dim)
     return result
 
 
-def _places(axis: Axis, before: Axis, source: Nodes) -> Nodes:
+def places(axis: Axis, before: Axis, source: Nodes) -> Nodes:
+    """Where each position of a new axis was on the old one; NONE where there is no original."""
     origin = source[axis.nodes]
     return np.where(origin == NONE, NONE, origin - before.base)
 
 
-def _take(tensor: Tensor, dim: int, index: Nodes, fill: float) -> Tensor:
+def take(tensor: Tensor, dim: int, index: Nodes, fill: float) -> Tensor:
+    """The elements at these places of a dimension; the fill where there is none."""
     if np.array_equal(index, np.arange(tensor.shape[dim])):
         return tensor
     missing = torch.from_numpy(index == NONE).to(tensor.device)

@@ -27,6 +27,7 @@ from leandet.compress.allocate import (
 from leandet.compress.channels import Structure, analyse
 from leandet.compress.criteria import Criterion, comparable, l1
 from leandet.compress.cut import Plan, Strengths, cut, plan
+from leandet.compress.reconstruct import Moments, reconstruct
 from leandet.compress.record import Inputs
 from leandet.errors import UserError
 
@@ -71,11 +72,12 @@ def prune(
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
+    moments: Moments | None = None,
 ) -> nn.Module:
     """A new network without the channels that are worth least; the given one is untouched.
 
-    The result equals the given network with those channels masked, as `verify` proves; batch-norms should be measured
-    anew (`recalibrate`) and the network fine-tuned.
+    The result equals the given network with those channels masked, as `verify` proves, unless moments are given; batch-
+    norms should be measured anew (`recalibrate`) and the network fine-tuned.
 
     Args:
         module: any module, on any device.
@@ -86,12 +88,16 @@ def prune(
         scope: how the cut is shared out.
         rules: for layers by name or type; the later ones win.
         align: keep multiples of so many channels.
+        moments: of the module; with them, what reads the channels that go makes up for them (`reconstruct`).
 
     Raises:
         UserError: if neither or both of ratio and target are given, one is out of range or cannot be reached, a rule
             matches nothing, or the network cannot be followed.
     """
-    return shrink(module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align).module
+    made = shrink(
+        module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align, moments=moments
+    )
+    return made.module
 
 
 def shrink(
@@ -104,6 +110,7 @@ def shrink(
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
+    moments: Moments | None = None,
 ) -> Pruned:
     """As `prune`, with an account of what was done."""
     if (ratio is None) == (target is None):
@@ -134,7 +141,7 @@ def shrink(
     if isinstance(target, Budget):
         kept = afford(at, measured(module, example_input, structure, strength, target.measure), target)
         chosen = plan(module, example_input, structure, kept, strength)
-    return _finish(module, structure, costs, chosen, fixed)
+    return _finish(module, structure, costs, chosen, fixed, moments)
 
 
 def measured(
@@ -163,21 +170,30 @@ def _culprits(
     return found
 
 
-def _made(module: nn.Module, structure: Structure, chosen: Plan) -> tuple[nn.Module, dict[str, int]]:
+def _made(
+    module: nn.Module, structure: Structure, chosen: Plan, moments: Moments | None = None
+) -> tuple[nn.Module, dict[str, int]]:
     """The network cut as planned, which knows its widths, and these."""
     widths = {
         group.name: group.at(chosen.kept[group.name])
         for group in structure.groups
         if chosen.kept.get(group.name, group.steps) != group.steps
     }
-    new = cut(module, chosen)
+    new = cut(module, chosen) if moments is None else reconstruct(module, chosen, moments)
     if isinstance(new, Remembers):
         new.remember(widths)
     return new, widths
 
 
-def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]) -> Pruned:
-    new, widths = _made(module, structure, chosen)
+def _finish(
+    module: nn.Module,
+    structure: Structure,
+    costs: Costs,
+    chosen: Plan,
+    fixed: dict[str, str],
+    moments: Moments | None,
+) -> Pruned:
+    new, widths = _made(module, structure, chosen, moments)
     shares = [
         costs.of(chosen.kept, quantity) / max(1, costs.of({}, quantity))
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)

@@ -18,7 +18,7 @@ from torch import nn
 
 from leandet.atomic import write_json
 from leandet.card import Card
-from leandet.compress import Rule, Schedule, Scope, recalibrate, shrink
+from leandet.compress import Moments, Rule, Schedule, Scope, recalibrate, shrink
 from leandet.compress.prune import Pruned
 from leandet.cost.count import count
 from leandet.data.sample import Dataset
@@ -259,7 +259,8 @@ class _Job:
         """From the share of the cut that is done after `before` steps to that after `after` steps."""
         pruning, size = self.pruning, detector.spec.size
         example = torch.zeros(1, 3, size.height, size.width)
-        criterion = CRITERIA[pruning.criterion](detector, self._pictures(detector))
+        pictures = self._pictures(detector)
+        criterion = CRITERIA[pruning.criterion](detector, pictures)
         done, was = (pruning.schedule.done(step, pruning.steps) for step in (after, before))
         # A rule's share is of the uncut channels, as a goal's is: each step cuts its part of what is left.
         rules = [
@@ -277,6 +278,7 @@ class _Job:
             scope=pruning.scope,
             rules=rules,
             align=cast(int, pruning.align),  # known since `prune_detector`
+            moments=Moments.measure(detector, pictures.plain()),
         )
 
     def _tune(self, detector: Detector, epochs: int, name: str, *, sparse: bool) -> Detector:

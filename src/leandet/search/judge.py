@@ -1,7 +1,8 @@
 """What a candidate is worth without training: cut, batch-norms measured anew, AP on some validation images.
 
 EagleEye (arXiv 2007.02491, section 3): ranks of candidates mean little on the uncut network's batch-norm statistics,
-and agree well with the ranks after fine-tuning once they are measured anew.
+and agree well with the ranks after fine-tuning once they are measured anew. After deep cuts that is not enough, as all
+candidates are worth next to nothing; once the layers make up for what they lost (`leandet.compress.reconstruct`) it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leandet.compress import recalibrate
+from leandet.compress import Moments, recalibrate
 from leandet.compress.criteria import Taylor
 from leandet.data.batch import Batch
 from leandet.data.loader import training_loader
@@ -44,6 +45,12 @@ def channel_worth(detector: Detector, samples: Sequence[Sample], seed: int) -> T
         return parts.total
 
     return Taylor.measure(detector, example, loss, loader)
+
+
+def channel_moments(detector: Detector, samples: Sequence[Sample]) -> Moments:
+    """What the detector's layers read on the images that batch-norms are measured on."""
+    batches = validation_loader(evenly(samples, CALIBRATION), detector.spec.size, BATCH)
+    return Moments.measure(detector, (b.images.contiguous(memory_format=torch.channels_last) for b in batches))
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from leandet.machine import OTHER_BLOCK, channel_block, describe_machine
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
-from leandet.search.judge import Judge, channel_worth
+from leandet.search.judge import Judge, channel_moments, channel_worth
 from leandet.search.latency import Budget, Clock, Pace, wind
 from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
@@ -137,11 +137,11 @@ def space_of(request: Request, detector: Detector, dataset: Dataset) -> Space:
     Raises:
         UserError: if nothing can be cut.
     """
-    if request.judge is JudgedBy.SUPERNET:
-        worth = supernet_of(request, dataset).worth(detector, dataset)
-    else:
-        worth = channel_worth(detector, dataset.splits["train"], request.seed)
-    return Space(detector, worth, request.smaller_inputs)
+    training = dataset.splits["train"]
+    if request.judge is JudgedBy.SUPERNET:  # whose weights have learned to be cut
+        return Space(detector, supernet_of(request, dataset).worth(detector, dataset), request.smaller_inputs)
+    worth = channel_worth(detector, training, request.seed)
+    return Space(detector, worth, request.smaller_inputs, channel_moments(detector, training))
 
 
 def supernet_of(request: Request, dataset: Dataset) -> Supernet:
@@ -190,7 +190,7 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
         "target": [request.to, request.threads],
         "seed": request.seed,
         # Left out, it is as before there was a choice.
-        **(supernet if request.judge is JudgedBy.SUPERNET else {}),
+        **(supernet if request.judge is JudgedBy.SUPERNET else {"cut": "reconstructed"}),
         **({"block": block} if block != OTHER_BLOCK else {}),
     }
 

@@ -15,6 +15,7 @@ from leandet.compress.allocate import Costs as PaperCosts
 from leandet.compress.channels import analyse
 from leandet.compress.criteria import Criterion
 from leandet.compress.cut import Plan, cut, plan
+from leandet.compress.reconstruct import Moments, reconstruct
 from leandet.compress.resize import own_shapes, shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import STRIDE
@@ -65,13 +66,17 @@ class Space:
         detector: trained; left as it was.
         criterion: decides which channels of a group stay.
         smaller_inputs: how many input sizes below the detector's own may be chosen, each 32 px shorter.
+        moments: of the detector; with them, what reads the channels that go makes up for them.
 
     Raises:
         UserError: if nothing can be cut.
     """
 
-    def __init__(self, detector: Detector, criterion: Criterion, smaller_inputs: int = 0) -> None:
+    def __init__(
+        self, detector: Detector, criterion: Criterion, smaller_inputs: int = 0, moments: Moments | None = None
+    ) -> None:
         self.detector = detector
+        self._moments = moments
         self.sizes = input_sizes(detector.spec.size, smaller_inputs)
         self._example = torch.zeros(1, 3, detector.spec.size.height, detector.spec.size.width)
         self.structure = analyse(detector, self._example)
@@ -183,7 +188,8 @@ class Space:
         Raises:
             UserError: if the network's code does not run at these widths.
         """
-        made = cut(self.detector, self.plan(candidate))
+        whole, chosen, moments = self.detector, self.plan(candidate), self._moments
+        made = cut(whole, chosen) if moments is None else reconstruct(whole, chosen, moments)
         if not isinstance(made, Detector):
             raise TypeError("a cut detector is a detector")
         made.remember(self.widths(candidate))
