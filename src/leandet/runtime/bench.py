@@ -37,7 +37,7 @@ class BenchRow:
         threads: threads for one call.
         batch: photographs in one call.
         size: the network's input, height and width in pixels.
-        p50_ms, p90_ms, p99_ms: percentiles of the whole path.
+        p10_ms, p50_ms, p90_ms, p99_ms: percentiles of the whole path.
         images_per_s: photographs divided by the time that all calls took.
         bytes: the file's size.
         ap: average precision, a fraction: measured where labelled images are given, else what the card states, or None.
@@ -54,6 +54,7 @@ class BenchRow:
     threads: int
     batch: int
     size: tuple[int, int]
+    p10_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -128,7 +129,7 @@ class _Contender:
     def row(self) -> BenchRow:
         stages = np.array(self.times) * 1000
         total = stages.sum(axis=1)
-        p50, p90, p99 = np.percentile(total, [50, 90, 99])
+        p10, p50, p90, p99 = np.percentile(total, [10, 50, 90, 99])
         pre, network, post = np.median(stages, axis=0)
         card = self.runtime.card
         return BenchRow(
@@ -138,6 +139,7 @@ class _Contender:
             threads=self.runtime.threads,
             batch=self.batch,
             size=(card.spec.size.height, card.spec.size.width),
+            p10_ms=round(float(p10), 4),
             p50_ms=round(float(p50), 4),
             p90_ms=round(float(p90), 4),
             p99_ms=round(float(p99), 4),

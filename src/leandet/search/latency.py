@@ -115,7 +115,8 @@ class Pace:
     """Measures candidates in turns with the whole detector, at the speed the machine had when that was timed first.
 
     A machine's speed changes while a search runs, by half on a shared one; the share of the whole detector's time that
-    a candidate takes does not. So all that a search compares is measured at one speed.
+    a candidate takes does not. So all that a search compares is measured at one speed. The share is that of the fastest
+    tenth of calls: a machine that flips between two speeds has medians that flip with it.
 
     Attributes:
         stopwatch: that measures.
@@ -128,13 +129,13 @@ class Pace:
     whole_ms: float
 
     def __call__(self, *detectors: Detector) -> list[BenchRow]:
-        """A row for each detector; its p50 as it would be at that speed.
+        """A row for each detector; its p50 as it would have been.
 
         Raises:
             UserError: see `Stopwatch`.
         """
         whole, *rows = self.stopwatch(self.whole, *detectors).rows
-        return [replace(row, p50_ms=round(row.p50_ms * self.whole_ms / whole.p50_ms, 4)) for row in rows]
+        return [replace(row, p50_ms=round(self.whole_ms * row.p10_ms / whole.p10_ms, 4)) for row in rows]
 
 
 def wind(space: Space, stopwatch: Stopwatch) -> Clock:
