@@ -43,6 +43,7 @@ from leandet.search.study import CLOCK, Trialled, judged, open_study
 from leandet.search.supernet import TRAINING, WEIGHTS, WORTH
 
 RANKED = 12
+TIMES, TIMED_SECONDS = 3, 4.0  # measurements of all winners, and seconds of each in one
 WORKERS = (1, 10, 1_000)
 
 
@@ -144,12 +145,18 @@ def search_only(arguments: argparse.Namespace, dataset: Dataset, strategy: str, 
 
 
 def measured(arguments: argparse.Namespace, dataset: Dataset, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the p50 of all winners measured in turns."""
-    detectors = [load_detector(Path(row["path"])) for row in rows]
+    """The rows with the latency of all winners, measured in turns with the whole detector, and its part of that."""
+    whole, card = load_detector(arguments.model)
     photographs = tuple(sample.image for sample in evenly(dataset.splits["val"], 32))
-    stopwatch = Stopwatch(detectors[0][1], photographs, arguments.threads, 10.0)
-    times = stopwatch(*(detector for detector, _ in detectors)).rows
-    return [{**row, "p50_ms": time.p50_ms} for row, time in zip(rows, times, strict=True)]
+    stopwatch = Stopwatch(card, photographs, arguments.threads, TIMED_SECONDS)
+    detectors = [load_detector(Path(row["path"]))[0] for row in rows]
+    found = [stopwatch(whole, *detectors).rows for _ in range(TIMES)]
+    told = []
+    for place, row in enumerate(rows, 1):
+        shares = [times[place].p10_ms / times[0].p10_ms for times in found]
+        p50_ms = float(np.median([times[place].p50_ms for times in found]))
+        told.append({**row, "p50_ms": p50_ms, "shares": shares, "share": float(np.median(shares))})
+    return told
 
 
 def structures(arguments: argparse.Namespace) -> list[Trialled]:
@@ -209,9 +216,9 @@ def planning(seconds: float) -> str:
     return table(["search", *(f"{n:,} worker{'s' if n > 1 else ''}" for n in WORKERS), "machine time"], rows)
 
 
-def main() -> None:
-    """Run what is missing, then write `benchmarks/results/search.json` and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a trained .safetensors detector")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--budget", type=float, required=True, help="ms")
@@ -227,7 +234,52 @@ def main() -> None:
     parser.add_argument("--no-ranking", action="store_true", help="leave the twelve fine-tunings out")
     parser.add_argument("--searches-only", action="store_true", help="leave all fine-tunings out")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="of all trainings these, and no table")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def pieces(arguments: argparse.Namespace, dataset: Dataset) -> None:
+    """The trainings of `--only` that are no contender's."""
+    for seed in arguments.seeds:
+        if asked(arguments, f"supernet-{seed}"):
+            with_supernet(arguments, dataset, request_of(arguments, "random", seed, JudgedBy.SUPERNET))
+    if any(name.startswith("ranking") for name in arguments.only):
+        for judge in arguments.judges:
+            ranking(arguments, dataset, judge)
+
+
+def rankings(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Of every judge that is asked for."""
+    if arguments.no_ranking or "random" not in arguments.strategies or JudgedBy.RECALIBRATE not in arguments.judges:
+        return {}
+    found: dict[str, Any] = {"ranking": ranking(arguments, dataset, JudgedBy.RECALIBRATE)}
+    if JudgedBy.SUPERNET in arguments.judges:
+        found["supernet_epochs"] = arguments.supernet_epochs
+        found["ranking_supernet"] = ranking(arguments, dataset, JudgedBy.SUPERNET)
+        # Which judge foretells what fine-tuning makes of a structure cut from the trained detector?
+        own, other = (found[name]["candidates"] for name in ("ranking_supernet", "ranking"))
+        found["ranking_supernet"]["spearman_from_trained"] = spearman(own, other)
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """The table of docs/budget.md."""
+    rows = [
+        [
+            f"{row['strategy']}, seed {row['seed']}, {row['judge']}",
+            f"{row['share']:.3f}",
+            f"{100 * row['searched_ap']:.1f} %",
+            f"{100 * row['val_ap']:.1f} %",
+            f"{100 * row['ap']:.1f} %",
+        ]
+        for row in sorted(result["rows"], key=lambda row: (row["judge"], row["strategy"], row["seed"]))
+    ]
+    headings = ["strategy", "part of the whole's time", "judged", "fine-tuned, val", "fine-tuned, test"]
+    return table(headings, rows)
+
+
+def main() -> None:
+    """Run what is missing, then write `benchmarks/results/search.json` and the tables of docs/budget.md."""
+    arguments = parsed()
     dataset, _ = read(arguments.data)
     contenders = list(product(arguments.strategies, arguments.seeds, arguments.judges))
     if arguments.searches_only:
@@ -243,36 +295,16 @@ def main() -> None:
         if asked(arguments, name_of(strategy, seed, judge))
     ]
     if arguments.only:
-        for seed in arguments.seeds:
-            if f"supernet-{seed}" in arguments.only:
-                with_supernet(arguments, dataset, request_of(arguments, "random", seed, JudgedBy.SUPERNET))
-        for judge in arguments.judges if any(name.startswith("ranking") for name in arguments.only) else ():
-            ranking(arguments, dataset, judge)
+        pieces(arguments, dataset)
         return
     result: dict[str, Any] = {"budget_ms": arguments.budget, "epochs": arguments.epochs}
-    result["rows"] = measured(arguments, dataset, rows)
-    if not arguments.no_ranking and "random" in arguments.strategies and JudgedBy.RECALIBRATE in arguments.judges:
-        result["ranking"] = ranking(arguments, dataset, JudgedBy.RECALIBRATE)
-        if JudgedBy.SUPERNET in arguments.judges:
-            result["supernet_epochs"] = arguments.supernet_epochs
-            result["ranking_supernet"] = ranking(arguments, dataset, JudgedBy.SUPERNET)
-            # Which judge foretells what fine-tuning makes of a structure cut from the trained detector?
-            own, other = (result[name]["candidates"] for name in ("ranking_supernet", "ranking"))
-            result["ranking_supernet"]["spearman_from_trained"] = spearman(own, other)
+    result |= {"rows": measured(arguments, dataset, rows), **rankings(arguments, dataset)}
     save("search", {**load("search"), dataset.root.name: result})
-    cells = [
-        [
-            f"{r['strategy']}, seed {r['seed']}, {r.get('judge', JudgedBy.RECALIBRATE)}",
-            f"{100 * r['ap']:.1f}",
-            f"{r['p50_ms']:.2f}",
-            f"{r['seconds_per_trial']:.1f}",
-        ]
-        for r in result["rows"]
-    ]
-    searched = [r["seconds_per_trial"] for r in result["rows"] if r["trials"] > 1]
+    searched = [row["seconds_per_trial"] for row in rows if row["trials"] > 1]
     if searched:
         fill(DOCS / "budget.md", f"cost {dataset.root.name}", planning(float(np.median(searched))))
-    print(table(["strategy", "AP %", "p50 ms", "s per trial"], cells))
+    fill(DOCS / "budget.md", f"searched {dataset.root.name}", text := page(result))
+    print(text)
     for name in ("ranking", "ranking_supernet"):
         if name in result:
             print(f"{name}: Spearman's rho of AP before and after fine-tuning {result[name]['spearman']:.2f}")

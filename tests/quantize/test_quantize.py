@@ -139,7 +139,9 @@ def test_the_worst_layer_disturbs_the_answers_more_than_the_least_sensitive(mode
 
 
 def row(p50: float) -> BenchRow:
-    return BenchRow("m", "onnxruntime", "float32", 1, 1, (64, 64), p50, p50, p50, 1000 / p50, 1, None, 0.0, p50, 0.0, 9)
+    return BenchRow(
+        "m", "onnxruntime", "float32", 1, 1, (64, 64), p50, p50, p50, p50, 1000 / p50, 1, None, 0.0, p50, 0.0, 9
+    )
 
 
 def judged(lost: float, before: float, after: float, warnings: list[str]) -> _Judged:

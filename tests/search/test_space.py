@@ -1,5 +1,6 @@
 """The space: legal widths, fits that use up the budget, and cuts that are ordinary detectors."""
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from leandet.cost.count import count
 from leandet.detector.files import load_detector, save_detector
 from leandet.machine import channel_block
 from leandet.preprocess import Size
-from leandet.search.latency import Budget
+from leandet.runtime.bench import BenchRow
+from leandet.search.latency import Budget, Pace
 from leandet.search.scene import Scene
 from leandet.search.space import LEVELS, SIZE, Candidate, input_sizes
 
@@ -122,6 +124,24 @@ def test_the_clock_is_right_where_it_was_set(scene):
     for seed in range(3):
         other = space.candidate(levels_of(space, seed) | {SIZE: 0})
         assert scene.ms(other) == pytest.approx(1 + 1e-6 * sum(space.work(other).values()))
+
+
+def test_a_candidates_share_does_not_depend_on_the_minute():
+    """A machine at half its speed in every other measurement, where a few calls of each are disturbed too."""
+    speeds = cycle((1.0, 2.0))
+
+    def stopwatch(*detectors):
+        speed = next(speeds)
+        times = [
+            (speed * ms, speed * ms * disturbed) for ms, disturbed in zip(detectors, (1.4, 1.1, 1.0), strict=False)
+        ]
+        return SimpleNamespace(rows=[row_of(*time) for time in times])
+
+    def row_of(p10, p50):
+        return BenchRow("m", "e", "float32", 1, 1, (64, 64), p10, p50, p50, p50, 1e3 / p50, 1, None, 0.0, p50, 0.0, 9)
+
+    pace = Pace(stopwatch, 8.0, 10.0)  # a detector is its own time here; the whole was timed at 10 ms once
+    assert [[row.p50_ms for row in pace(4.0, 2.0)] for _ in range(3)] == [[5.0, 2.5]] * 3
 
 
 def test_the_clock_travels_as_json(scene):
