@@ -16,7 +16,7 @@ from leandet.detector.files import save_detector
 from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.learn.distill import Distillation, load_teacher
+from leandet.learn.distill import Distillation, load_teacher, nearest
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import LAST, train
 from leandet.preprocess import Size
@@ -128,3 +128,18 @@ def test_who_cannot_teach(tmp_path):
         Distillation(detector, 0.0)
     with pytest.raises(UserError, match="scale_penalty must be at least 0"):
         Recipe(scale_penalty=-1.0)
+
+
+def test_the_nearest_is_the_least_disturbed():
+    whole = tiny(0).eval()
+    made = []
+    for size in (0.3, 0.03, 0.1):
+        other = copy.deepcopy(whole)
+        with torch.no_grad():
+            for weight in other.neck.parameters():
+                weight.mul_(1 + size)
+        made.append(other)
+    assert nearest(whole, made, [pictures()]) is made[1]
+    assert nearest(whole, [made[0]], []) is made[0]
+    twin = copy.deepcopy(made[1])
+    assert nearest(whole, [twin, made[1]], [pictures()]) is twin

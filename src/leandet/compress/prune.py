@@ -52,6 +52,7 @@ class Pruned:
         fixed: groups that the network's own code holds at their width, and why.
         unmatched: channels of the new network that found no original of exactly their path.
         multiply_adds, parameters: what remains of them, as a share.
+        plan: what was cut, for `reconstruct`.
     """
 
     module: nn.Module
@@ -60,6 +61,7 @@ class Pruned:
     unmatched: int
     multiply_adds: float
     parameters: float
+    plan: Plan
 
 
 def prune(
@@ -194,11 +196,11 @@ def _finish(
     moments: Moments | None,
 ) -> Pruned:
     new, widths = _made(module, structure, chosen, moments)
-    shares = [
+    multiply_adds, parameters = (
         costs.of(chosen.kept, quantity) / max(1, costs.of({}, quantity))
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)
-    ]
-    return Pruned(new, widths, fixed, chosen.unmatched, *shares)
+    )
+    return Pruned(new, widths, fixed, chosen.unmatched, multiply_adds, parameters, chosen)
 
 
 def quantity_of(module: nn.Module, example_input: Inputs, quantity: Quantity) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,26 @@ class Distillation:
         with torch.no_grad():
             wanted = answers(self.teacher, self.teacher.head(self.teacher.features(images)))
         return self.weight * imitation(student, maps, wanted)
+
+
+@torch.no_grad()
+def nearest(whole: Detector, made: Sequence[Detector], batches: Sequence[Tensor]) -> Detector:
+    """Of some detectors the one whose answers are nearest to another's, by `imitation` over batches of images.
+
+    Args:
+        whole: of the same classes and levels as the others, all in the mode and on the device of use.
+        made: at least one; the first of equals wins.
+        batches: images (B, 3, H, W) in 0..255, at least one batch where there is a choice.
+    """
+    if len(made) == 1:
+        return made[0]
+    wanted = [answers(whole, whole.head(whole.features(images))) for images in batches]
+
+    def away(one: Detector) -> float:
+        pairs = zip(batches, wanted, strict=True)
+        return sum(float(imitation(one, one.head(one.features(images)), answer)) for images, answer in pairs)
+
+    return min(made, key=away)
 
 
 def _sum(probabilities: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from leandet.atomic import write_json
 from leandet.card import Card
-from leandet.compress import Moments, Rule, Schedule, Scope, recalibrate, shrink
+from leandet.compress import Moments, Rule, Schedule, Scope, recalibrate, reconstruct, shrink
 from leandet.compress.prune import Pruned
 from leandet.cost.count import count
 from leandet.data.sample import Dataset
@@ -27,7 +28,7 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
-from leandet.learn.distill import taught
+from leandet.learn.distill import nearest, taught
 from leandet.learn.loss import Guide
 from leandet.learn.recipe import TUNING_RATE, Recipe
 from leandet.learn.train import LAST, train
@@ -41,6 +42,7 @@ from leandet.runtime.torch import TorchRuntime
 
 REQUEST, SUFFIX, BEFORE = "prune.json", ".pruning", "before"
 BENCH_SECONDS, BENCH_IMAGES = 4.0, 32
+COMPARED = 4  # batches of training images that say which of two cuts is nearer to what was cut
 Tell = Callable[[str], None]
 
 
@@ -220,13 +222,24 @@ class _Job:
     def _step(self, uncut: Detector, detector: Detector, step: int) -> Detector:
         """Cut, recalibrate, fine-tune."""
         pruning, name = self.pruning, f"{step}-" if self.pruning.steps > 1 else ""
-        cut = self._point(f"{name}cut", lambda: self._cut(uncut, detector, step - 1, step).module)
+        cut = self._point(f"{name}cut", lambda: self._nearer(detector, self._cut(uncut, detector, step - 1, step)))
         calm = self._point(f"{name}recalibrated", lambda: recalibrate(cut, self._pictures(cut).plain()))
         last = step == pruning.steps
         epochs = self._epochs(last=last)
         if not epochs:
             return calm
         return self._point(f"{name}tuned", lambda: self._tune(calm, epochs, f"{name}tuned", sparse=not last))
+
+    def _nearer(self, detector: Detector, made: Pruned) -> Detector:
+        """The cut, plain or with layers that make up for what they lost: which answers more like what was cut."""
+        pictures = self._pictures(detector)
+        rebuilt = _detector(reconstruct(detector, made.plan, Moments.measure(detector, pictures.plain())))
+        rebuilt.remember(made.widths)
+        both = [_detector(made.module), rebuilt]
+        calm = [_detector(recalibrate(copy.deepcopy(one), pictures.plain())) for one in both]
+        chosen = nearest(detector.eval(), calm, list(islice(pictures.plain(), COMPARED)))
+        self.say("the layers make up for what they lost" if chosen is calm[1] else "a plain cut is nearer")
+        return both[calm.index(chosen)]
 
     def _epochs(self, *, last: bool) -> int:
         whole = self.pruning.epochs
@@ -259,8 +272,7 @@ class _Job:
         """From the share of the cut that is done after `before` steps to that after `after` steps."""
         pruning, size = self.pruning, detector.spec.size
         example = torch.zeros(1, 3, size.height, size.width)
-        pictures = self._pictures(detector)
-        criterion = CRITERIA[pruning.criterion](detector, pictures)
+        criterion = CRITERIA[pruning.criterion](detector, self._pictures(detector))
         done, was = (pruning.schedule.done(step, pruning.steps) for step in (after, before))
         # A rule's share is of the uncut channels, as a goal's is: each step cuts its part of what is left.
         rules = [
@@ -278,7 +290,6 @@ class _Job:
             scope=pruning.scope,
             rules=rules,
             align=cast(int, pruning.align),  # known since `prune_detector`
-            moments=Moments.measure(detector, pictures.plain()),
         )
 
     def _tune(self, detector: Detector, epochs: int, name: str, *, sparse: bool) -> Detector:

@@ -20,6 +20,7 @@ from leandet.data.loader import training_loader
 from leandet.data.sample import Dataset, Sample, evenly
 from leandet.detections import Detections
 from leandet.detector.detector import Detector
+from leandet.learn.distill import nearest
 from leandet.learn.loss import Criterion, Parts
 from leandet.learn.validation import ValidationBatch, found, validation_loader
 from leandet.metrics import average_precision
@@ -28,6 +29,7 @@ from leandet.search.space import Candidate, Space
 
 BATCH = 16
 CALIBRATION = 128  # training images that the batch-norms see: 8 batches
+COMPARED = 2  # of these batches, that say which of two cuts is nearer to the whole detector
 JUDGED = 96  # validation images that a candidate is judged on
 WORTH = 64  # training views that decide which channels are worth most
 
@@ -70,17 +72,21 @@ class Judge:
     def calibrated(self, candidate: Candidate) -> Detector:
         """The candidate as a detector, its batch-norms measured on training images.
 
+        Of the plain and the reconstructed cut, the one that answers more like the whole detector.
+
         Raises:
             UserError: as `Space.cut`.
         """
-        detector = self.space.cut(candidate).to(memory_format=torch.channels_last)
         if candidate.size not in self._calibration:
             samples = evenly(self.dataset.splits["train"], CALIBRATION)
             batches = validation_loader(samples, candidate.size, BATCH)
             self._calibration[candidate.size] = [batch.images for batch in batches]
         images = self._calibration[candidate.size]
-        recalibrate(detector, (image.contiguous(memory_format=torch.channels_last) for image in images))
-        return detector
+        made = [detector.to(memory_format=torch.channels_last) for detector in self.space.cuts(candidate)]
+        for detector in made:
+            recalibrate(detector, (image.contiguous(memory_format=torch.channels_last) for image in images))
+        looked = [image.contiguous(memory_format=torch.channels_last) for image in images[:COMPARED]]
+        return nearest(self.space.detector.eval(), made, looked)
 
     def __call__(self, candidate: Candidate) -> float:
         """AP, a fraction, on the judged images.

@@ -179,7 +179,8 @@ def _digest(path: Path) -> str:
 
 
 def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
-    supernet = {"judge": [request.judge.value, request.supernet_epochs, request.batch]}
+    supernet = request.judge is JudgedBy.SUPERNET
+    own = [request.supernet_epochs, request.batch] if supernet else ["the nearer of two cuts"]
     block = channel_block()  # levels mean other widths where it is another
     return {
         "model": _digest(request.model),
@@ -189,8 +190,7 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
         "smaller_inputs": request.smaller_inputs,
         "target": [request.to, request.threads],
         "seed": request.seed,
-        # Left out, it is as before there was a choice.
-        **(supernet if request.judge is JudgedBy.SUPERNET else {"cut": "reconstructed"}),
+        "judge": [request.judge.value, *own],
         **({"block": block} if block != OTHER_BLOCK else {}),
     }
 

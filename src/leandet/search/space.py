@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from leandet.compress import shrink
 from leandet.compress.allocate import FEWEST, Choice, Quantity, choices, strengths
@@ -66,7 +67,7 @@ class Space:
         detector: trained; left as it was.
         criterion: decides which channels of a group stay.
         smaller_inputs: how many input sizes below the detector's own may be chosen, each 32 px shorter.
-        moments: of the detector; with them, what reads the channels that go makes up for them.
+        moments: of the detector; with them, what reads the channels that go may make up for them (`cuts`).
 
     Raises:
         UserError: if nothing can be cut.
@@ -188,8 +189,21 @@ class Space:
         Raises:
             UserError: if the network's code does not run at these widths.
         """
-        whole, chosen, moments = self.detector, self.plan(candidate), self._moments
-        made = cut(whole, chosen) if moments is None else reconstruct(whole, chosen, moments)
+        return self._named(cut(self.detector, self.plan(candidate)), candidate)
+
+    def cuts(self, candidate: Candidate) -> list[Detector]:
+        """As `cut`, and where moments are known the same with layers that make up for what they lost.
+
+        Raises:
+            UserError: as `cut`.
+        """
+        chosen = self.plan(candidate)
+        made = [cut(self.detector, chosen)]
+        if self._moments is not None:
+            made.append(reconstruct(self.detector, chosen, self._moments))
+        return [self._named(one, candidate) for one in made]
+
+    def _named(self, made: nn.Module, candidate: Candidate) -> Detector:
         if not isinstance(made, Detector):
             raise TypeError("a cut detector is a detector")
         made.remember(self.widths(candidate))
