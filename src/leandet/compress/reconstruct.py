@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from leandet.compress.channels import NONE
 from leandet.compress.cut import Plan, by_tensor, gathered, own, places, take
 from leandet.compress.resize import filled
-from leandet.compress.trace import Axis
+from leandet.compress.trace import Axis, Nodes
 
 ROWS = 4096  # positions of a batch that each layer's moments are taken from, evenly spaced
 WIDEST = 2048  # inputs; a wider layer's moments would cost more than they give
@@ -83,6 +83,8 @@ def _readable(part: nn.Module) -> bool:
 
 def _adder(sums: dict[str, _Sums], name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def add(part: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not arguments:
+            return  # called by keyword: it is cut and no more
         read = arguments[0].detach()
         if not isinstance(part, nn.Linear):
             read = read.movedim(1, -1)
@@ -120,10 +122,10 @@ def reconstruct(module: nn.Module, chosen: Plan, moments: Moments) -> nn.Module:
             if 1 not in axes:
                 continue
             index = places(axes[1], before[weight][1], chosen.source)
-            if (share := _estimate(index, covariance)) is None:
-                continue
             rows = _rows(named[weight], before[weight], axes, chosen)
-            change, shift = _made_up(rows, index, share, mean)
+            if (found := _made_up(rows, index, mean, covariance)) is None:
+                continue
+            change, shift = found
             tensors[weight] += change.to(tensors[weight])
             if (bias := tensors.get(f"{layer}.bias")) is not None:
                 bias += shift.to(bias)
@@ -136,24 +138,22 @@ def _rows(weight: Tensor, before: Mapping[int, Axis], after: Mapping[int, Axis],
     return take(rows, 0, places(after[0], before[0], chosen.source), after[0].fill) if 0 in after else rows
 
 
-def _estimate(index: np.ndarray[Any, np.dtype[np.int64]], covariance: Tensor) -> Tensor | None:
-    """What of each input that goes (columns) is told by each that stays (rows); None if there is none of either."""
-    kept = torch.from_numpy(index[index != NONE])
-    gone = torch.from_numpy(np.setdiff1d(np.arange(len(covariance)), kept.numpy()))
-    if not len(kept) or not len(gone):
-        return None
-    own_part = covariance[kept][:, kept]
-    ridge = RIDGE * own_part.diagonal().mean().clamp(min=1e-12)
-    found: Tensor = torch.linalg.solve(own_part + ridge * torch.eye(len(kept)).double(), covariance[kept][:, gone])
-    return found
+def _made_up(rows: Tensor, index: Nodes, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What is added to the cut weight and, for each output, to the bias; None if nothing is lost or nothing is left.
 
-
-def _made_up(
-    rows: Tensor, index: np.ndarray[Any, np.dtype[np.int64]], share: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What is added to the cut weight and, for each output, to the bias."""
+    Args:
+        rows: the layer's weight with all inputs (O, C, ...).
+        index: the input of each of the cut layer's; NONE where it has none.
+        mean, covariance: of all inputs.
+    """
     kept = torch.from_numpy(index[index != NONE])
     gone = torch.from_numpy(np.setdiff1d(np.arange(len(mean)), kept.numpy()))
+    if not len(kept) or not len(gone):
+        return None
+    known = covariance[kept][:, kept]
+    ridge = RIDGE * known.diagonal().mean().clamp(min=1e-12)
+    # Of each input that goes (columns), what each that stays (rows) tells.
+    share = torch.linalg.solve(known + ridge * torch.eye(len(kept)).double(), covariance[kept][:, gone])
     lost = rows[:, gone]
     change = rows.new_zeros(rows.shape[0], len(index), *rows.shape[2:])
     change[:, torch.from_numpy(np.flatnonzero(index != NONE))] = torch.einsum("og...,kg->ok...", lost, share)
