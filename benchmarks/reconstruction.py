@@ -37,9 +37,8 @@ def judged(path: Path, dataset: Dataset, threads: int | None) -> list[dict[str, 
 
     def ap(share: float, scope: Scope, known: Moments | None) -> float:
         target = Target(Quantity.MULTIPLY_ADDS, share)
-        cut = shrink(
-            detector, example, criterion=worth, target=target, scope=scope, align=channel_block(), moments=known
-        ).module
+        made = shrink(detector, example, criterion=worth, target=target, scope=scope, align=channel_block())
+        cut = made.module if known is None else made.reconstructed(detector, known)
         recalibrate(cut, pictures.plain())
         scores, _ = evaluate(TorchRuntime(cut, card, threads), dataset.splits["val"], card.classes)
         return scores.ap

@@ -31,13 +31,13 @@ def test_a_layer_becomes_the_least_squares_solution(exact):
     """Against numpy's solution from the responses themselves."""
     network, images = layers(nn.Linear(12, 5), nn.Linear(6, 12)), torch.randn(500, 6)
     wanted = network(images).detach().numpy()
-    cut = shrink(network, images[:2], 0.5, moments=Moments.measure(network, [images])).module
+    made = shrink(network, images[:2], 0.5)
+    cut, plain = made.reconstructed(network, Moments.measure(network, [images])), made.module
     kept = cut[1](cut[0](images)).detach().numpy()
     assert kept.shape[1] == 6
     design = np.concatenate([kept, np.ones((500, 1))], 1)
     solution = np.linalg.lstsq(design, wanted, rcond=None)[0]
     assert cut(images).detach().numpy() == pytest.approx(design @ solution, abs=1e-4)
-    plain = shrink(network, images[:2], 0.5).module
     assert np.abs(plain(images).detach().numpy() - wanted).mean() > 1.2 * np.abs(design @ solution - wanted).mean()
 
 
@@ -48,10 +48,11 @@ def test_a_twin_replaces_its_twin(exact):
         network[0].weight[8:] = 10 * network[0].weight[:8]  # the stronger ones stay
         network[0].bias[8:] = 10 * network[0].bias[:8]
     moments = Moments.measure(network, images.split(2))
-    cut = shrink(network, images, 0.5, moments=moments).module
+    made = shrink(network, images, 0.5)
+    cut = made.reconstructed(network, moments)
     assert cut[0].out_channels == 8
     assert torch.allclose(cut(images), network(images), atol=1e-3)
-    assert not torch.allclose(shrink(network, images, 0.5).module(images), network(images), atol=0.1)
+    assert not torch.allclose(made.module(images), network(images), atol=0.1)
 
 
 def test_moments_are_those_of_all_calls_and_leave_no_trace():
@@ -73,8 +74,8 @@ def test_grouped_and_very_wide_layers_are_cut_and_no_more(monkeypatch):
     images = torch.randn(2, 3, 8, 8)
     moments = Moments.measure(network, [images])
     assert set(moments.of) == {"0"}
-    one, other = (shrink(network, images, 0.5, moments=known).module for known in (moments, None))
-    assert torch.equal(one(images), other(images))
+    made = shrink(network, images, 0.5)
+    assert torch.equal(made.reconstructed(network, moments)(images), made.module(images))
 
 
 def test_a_cut_detector_is_nearer_to_the_whole():
@@ -92,8 +93,8 @@ def test_a_cut_detector_is_nearer_to_the_whole():
         return float(((own - wanted) ** 2).mean())
 
     with torch.no_grad():
-        made, plain = (shrink(detector, example, 0.3, moments=known) for known in (moments, None))
-        assert made.widths == plain.widths
-        assert made.module.spec == plain.module.spec
-        assert away(made.module) < away(plain.module)
+        made = shrink(detector, example, 0.3)
+        rebuilt = made.reconstructed(detector, moments)
+        assert rebuilt.spec == made.module.spec
+        assert away(rebuilt) < away(made.module)
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())

@@ -16,7 +16,7 @@ from leandet.detector.files import save_detector
 from leandet.detector.head import Maps
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
-from leandet.learn.distill import Distillation, load_teacher, nearest
+from leandet.learn.distill import Distillation, answered, load_teacher, nearest
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import LAST, train
 from leandet.preprocess import Size
@@ -139,7 +139,7 @@ def test_the_nearest_is_the_least_disturbed():
             for weight in other.neck.parameters():
                 weight.mul_(1 + size)
         made.append(other)
-    assert nearest(whole, made, [pictures()]) is made[1]
-    assert nearest(whole, [made[0]], []) is made[0]
+    seen = [(pictures(), answered(whole, pictures()))]
+    assert nearest(made, seen) is made[1]
     twin = copy.deepcopy(made[1])
-    assert nearest(whole, [twin, made[1]], [pictures()]) is twin
+    assert nearest([twin, made[1]], seen) is twin

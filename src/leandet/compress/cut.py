@@ -76,15 +76,16 @@ def plan(
 
 def cut(module: nn.Module, chosen: Plan) -> nn.Module:
     """A new module without the channels that the plan drops; the given one is untouched."""
+    return filled(module, chosen.after, own_tensors(module, chosen))
+
+
+def own_tensors(module: nn.Module, chosen: Plan) -> dict[str, Tensor]:
+    """The tensors of the cut network, copied out of the whole one: no gradient leaves them."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    with torch.no_grad():
-        tensors = {name: own(tensor) for name, tensor in gathered(named, chosen).items()}
-    return filled(module, chosen.after, tensors)
-
-
-def own(tensor: Tensor) -> Tensor:
-    """A copy that no gradient leaves."""
-    return tensor.detach().clone(memory_format=torch.preserve_format)
+    return {
+        name: tensor.detach().clone(memory_format=torch.preserve_format)
+        for name, tensor in gathered(named, chosen).items()
+    }
 
 
 def gathered(named: Mapping[str, Tensor], chosen: Plan) -> dict[str, Tensor]:

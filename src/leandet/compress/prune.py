@@ -52,7 +52,7 @@ class Pruned:
         fixed: groups that the network's own code holds at their width, and why.
         unmatched: channels of the new network that found no original of exactly their path.
         multiply_adds, parameters: what remains of them, as a share.
-        plan: what was cut, for `reconstruct`.
+        plan: what was cut.
     """
 
     module: nn.Module
@@ -62,6 +62,13 @@ class Pruned:
     multiply_adds: float
     parameters: float
     plan: Plan
+
+    def reconstructed(self, module: nn.Module, moments: Moments) -> nn.Module:
+        """The same cut of the same module, whose layers make up for what they lost (see `reconstruct`)."""
+        new = reconstruct(module, self.plan, moments)
+        if isinstance(new, Remembers):
+            new.remember(self.widths)
+        return new
 
 
 def prune(
@@ -74,12 +81,11 @@ def prune(
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
-    moments: Moments | None = None,
 ) -> nn.Module:
     """A new network without the channels that are worth least; the given one is untouched.
 
-    The result equals the given network with those channels masked, as `verify` proves, unless moments are given; batch-
-    norms should be measured anew (`recalibrate`) and the network fine-tuned.
+    The result equals the given network with those channels masked, as `verify` proves; batch-norms should be measured
+    anew (`recalibrate`) and the network fine-tuned.
 
     Args:
         module: any module, on any device.
@@ -90,16 +96,12 @@ def prune(
         scope: how the cut is shared out.
         rules: for layers by name or type; the later ones win.
         align: keep multiples of so many channels.
-        moments: of the module; with them, what reads the channels that go makes up for them (`reconstruct`).
 
     Raises:
         UserError: if neither or both of ratio and target are given, one is out of range or cannot be reached, a rule
             matches nothing, or the network cannot be followed.
     """
-    made = shrink(
-        module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align, moments=moments
-    )
-    return made.module
+    return shrink(module, example_input, ratio, criterion, target=target, scope=scope, rules=rules, align=align).module
 
 
 def shrink(
@@ -112,7 +114,6 @@ def shrink(
     scope: Scope = Scope.UNIFORM,
     rules: Sequence[Rule] = (),
     align: int = 1,
-    moments: Moments | None = None,
 ) -> Pruned:
     """As `prune`, with an account of what was done."""
     if (ratio is None) == (target is None):
@@ -143,7 +144,7 @@ def shrink(
     if isinstance(target, Budget):
         kept = afford(at, measured(module, example_input, structure, strength, target.measure), target)
         chosen = plan(module, example_input, structure, kept, strength)
-    return _finish(module, structure, costs, chosen, fixed, moments)
+    return _finish(module, structure, costs, chosen, fixed)
 
 
 def measured(
@@ -172,30 +173,21 @@ def _culprits(
     return found
 
 
-def _made(
-    module: nn.Module, structure: Structure, chosen: Plan, moments: Moments | None = None
-) -> tuple[nn.Module, dict[str, int]]:
+def _made(module: nn.Module, structure: Structure, chosen: Plan) -> tuple[nn.Module, dict[str, int]]:
     """The network cut as planned, which knows its widths, and these."""
     widths = {
         group.name: group.at(chosen.kept[group.name])
         for group in structure.groups
         if chosen.kept.get(group.name, group.steps) != group.steps
     }
-    new = cut(module, chosen) if moments is None else reconstruct(module, chosen, moments)
+    new = cut(module, chosen)
     if isinstance(new, Remembers):
         new.remember(widths)
     return new, widths
 
 
-def _finish(
-    module: nn.Module,
-    structure: Structure,
-    costs: Costs,
-    chosen: Plan,
-    fixed: dict[str, str],
-    moments: Moments | None,
-) -> Pruned:
-    new, widths = _made(module, structure, chosen, moments)
+def _finish(module: nn.Module, structure: Structure, costs: Costs, chosen: Plan, fixed: dict[str, str]) -> Pruned:
+    new, widths = _made(module, structure, chosen)
     multiply_adds, parameters = (
         costs.of(chosen.kept, quantity) / max(1, costs.of({}, quantity))
         for quantity in (Quantity.MULTIPLY_ADDS, Quantity.PARAMETERS)

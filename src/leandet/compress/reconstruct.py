@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from leandet.compress.channels import NONE
-from leandet.compress.cut import Plan, by_tensor, gathered, own, places, take
+from leandet.compress.cut import Plan, by_tensor, own_tensors, places, take
 from leandet.compress.resize import filled
 from leandet.compress.trace import Axis, Nodes
+from leandet.nets.mode import untouched
 
 ROWS = 4096  # positions of a batch that each layer's moments are taken from, evenly spaced
 WIDEST = 2048  # inputs; a wider layer's moments would cost more than they give
@@ -49,17 +50,13 @@ class Moments:
         sums: dict[str, _Sums] = {}
         wanted = {name: part for name, part in module.named_modules() if _readable(part)}
         hooks = [part.register_forward_pre_hook(_adder(sums, name)) for name, part in wanted.items()]
-        training = {part: part.training for part in module.modules()}
-        module.eval()
         try:
-            with torch.no_grad():
+            with untouched(module):
                 for batch in batches:
                     module(batch)
         finally:
             for hook in hooks:
                 hook.remove()
-            for part, mode in training.items():
-                part.training = mode
         return cls({name: found.moments() for name, found in sums.items()})
 
 
@@ -112,9 +109,8 @@ def reconstruct(module: nn.Module, chosen: Plan, moments: Moments) -> nn.Module:
         chosen: what is cut.
         moments: of the whole network. Layers that it does not have are cut and no more.
     """
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named, tensors = dict(module.named_parameters()), own_tensors(module, chosen)
     with torch.no_grad():
-        tensors = {name: own(tensor) for name, tensor in gathered(named, chosen).items()}
         before, after = by_tensor(chosen.before), by_tensor(chosen.after)
         for layer, (mean, covariance) in moments.of.items():
             weight = f"{layer}.weight"

@@ -42,6 +42,12 @@ def answers(teacher: Detector, maps: Maps) -> Answers:
     return Answers(kinds.sigmoid(), scores, teacher.predict(maps).boxes)
 
 
+@torch.no_grad()
+def answered(teacher: Detector, images: Tensor) -> Answers:
+    """What a teacher says of images (B, 3, H, W) in 0..255, on its device."""
+    return answers(teacher, teacher.head(teacher.features(images)))
+
+
 def imitation(student: Detector, maps: Maps, wanted: Answers) -> Tensor:
     """How far a student's answers are from its teacher's: a scalar, per object.
 
@@ -91,27 +97,20 @@ class Distillation:
         """The student's maps for images (B, 3, H, W) in 0..255 -> a scalar."""
         if self.teacher.device != images.device:
             self.teacher.to(images.device)
-        with torch.no_grad():
-            wanted = answers(self.teacher, self.teacher.head(self.teacher.features(images)))
-        return self.weight * imitation(student, maps, wanted)
+        return self.weight * imitation(student, maps, answered(self.teacher, images))
 
 
 @torch.no_grad()
-def nearest(whole: Detector, made: Sequence[Detector], batches: Sequence[Tensor]) -> Detector:
-    """Of some detectors the one whose answers are nearest to another's, by `imitation` over batches of images.
+def nearest(made: Sequence[Detector], seen: Sequence[tuple[Tensor, Answers]]) -> Detector:
+    """Of some detectors the one whose answers are nearest to a teacher's, by `imitation`.
 
     Args:
-        whole: of the same classes and levels as the others, all in the mode and on the device of use.
-        made: at least one; the first of equals wins.
-        batches: images (B, 3, H, W) in 0..255, at least one batch where there is a choice.
+        made: of the teacher's classes and levels, in the mode and on the device of use; the first of equals wins.
+        seen: batches of images (B, 3, H, W) in 0..255 and what the teacher answers.
     """
-    if len(made) == 1:
-        return made[0]
-    wanted = [answers(whole, whole.head(whole.features(images))) for images in batches]
 
     def away(one: Detector) -> float:
-        pairs = zip(batches, wanted, strict=True)
-        return sum(float(imitation(one, one.head(one.features(images)), answer)) for images, answer in pairs)
+        return sum(float(imitation(one, one.head(one.features(images)), wanted)) for images, wanted in seen)
 
     return min(made, key=away)
 

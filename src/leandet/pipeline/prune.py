@@ -19,7 +19,7 @@ from torch import nn
 
 from leandet.atomic import write_json
 from leandet.card import Card
-from leandet.compress import Moments, Rule, Schedule, Scope, recalibrate, reconstruct, shrink
+from leandet.compress import Moments, Rule, Schedule, Scope, recalibrate, shrink
 from leandet.compress.prune import Pruned
 from leandet.cost.count import count
 from leandet.data.sample import Dataset
@@ -28,7 +28,7 @@ from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
 from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
-from leandet.learn.distill import nearest, taught
+from leandet.learn.distill import answered, nearest, taught
 from leandet.learn.loss import Guide
 from leandet.learn.recipe import TUNING_RATE, Recipe
 from leandet.learn.train import LAST, train
@@ -233,11 +233,10 @@ class _Job:
     def _nearer(self, detector: Detector, made: Pruned) -> Detector:
         """The cut, plain or with layers that make up for what they lost: which answers more like what was cut."""
         pictures = self._pictures(detector)
-        rebuilt = _detector(reconstruct(detector, made.plan, Moments.measure(detector, pictures.plain())))
-        rebuilt.remember(made.widths)
-        both = [_detector(made.module), rebuilt]
+        rebuilt = made.reconstructed(detector, Moments.measure(detector, pictures.plain()))
+        both = [_detector(made.module), _detector(rebuilt)]
         calm = [_detector(recalibrate(copy.deepcopy(one), pictures.plain())) for one in both]
-        chosen = nearest(detector.eval(), calm, list(islice(pictures.plain(), COMPARED)))
+        chosen = nearest(calm, [(i, answered(detector.eval(), i)) for i in islice(pictures.plain(), COMPARED)])
         self.say("the layers make up for what they lost" if chosen is calm[1] else "a plain cut is nearer")
         return both[calm.index(chosen)]
 

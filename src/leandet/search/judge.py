@@ -20,7 +20,7 @@ from leandet.data.loader import training_loader
 from leandet.data.sample import Dataset, Sample, evenly
 from leandet.detections import Detections
 from leandet.detector.detector import Detector
-from leandet.learn.distill import nearest
+from leandet.learn.distill import Answers, answered, nearest
 from leandet.learn.loss import Criterion, Parts
 from leandet.learn.validation import ValidationBatch, found, validation_loader
 from leandet.metrics import average_precision
@@ -42,7 +42,7 @@ def channel_worth(detector: Detector, samples: Sequence[Sample], seed: int) -> T
     criterion = Criterion()
 
     def loss(batch: Batch) -> Tensor:
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        images = _laid_out(batch.images)
         parts: Parts = criterion(detector.eval(), images, batch.targets)
         return parts.total
 
@@ -52,7 +52,11 @@ def channel_worth(detector: Detector, samples: Sequence[Sample], seed: int) -> T
 def channel_moments(detector: Detector, samples: Sequence[Sample]) -> Moments:
     """What the detector's layers read on the images that batch-norms are measured on."""
     batches = validation_loader(evenly(samples, CALIBRATION), detector.spec.size, BATCH)
-    return Moments.measure(detector, (b.images.contiguous(memory_format=torch.channels_last) for b in batches))
+    return Moments.measure(detector, (_laid_out(batch.images) for batch in batches))
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Judge:
     space: Space
     dataset: Dataset
     _calibration: dict[Size, list[Tensor]] = field(default_factory=dict)
+    _answers: dict[Size, list[tuple[Tensor, Answers]]] = field(default_factory=dict)
     _judged: dict[Size, list[ValidationBatch]] = field(default_factory=dict)
 
     def calibrated(self, candidate: Candidate) -> Detector:
@@ -80,13 +85,19 @@ class Judge:
         if candidate.size not in self._calibration:
             samples = evenly(self.dataset.splits["train"], CALIBRATION)
             batches = validation_loader(samples, candidate.size, BATCH)
-            self._calibration[candidate.size] = [batch.images for batch in batches]
+            self._calibration[candidate.size] = [_laid_out(batch.images) for batch in batches]
         images = self._calibration[candidate.size]
         made = [detector.to(memory_format=torch.channels_last) for detector in self.space.cuts(candidate)]
         for detector in made:
-            recalibrate(detector, (image.contiguous(memory_format=torch.channels_last) for image in images))
-        looked = [image.contiguous(memory_format=torch.channels_last) for image in images[:COMPARED]]
-        return nearest(self.space.detector.eval(), made, looked)
+            recalibrate(detector, images)
+        return made[0] if len(made) == 1 else nearest(made, self._told(candidate.size))
+
+    def _told(self, size: Size) -> list[tuple[Tensor, Answers]]:
+        """What the whole detector answers, once for each input size."""
+        if size not in self._answers:
+            whole, images = self.space.detector.eval(), self._calibration[size][:COMPARED]
+            self._answers[size] = [(image, answered(whole, image)) for image in images]
+        return self._answers[size]
 
     def __call__(self, candidate: Candidate) -> float:
         """AP, a fraction, on the judged images.
@@ -105,6 +116,6 @@ class Judge:
         answers: list[Detections] = []
         with torch.inference_mode():
             for batch in self._judged[size]:
-                images = batch.images.contiguous(memory_format=torch.channels_last)
+                images = _laid_out(batch.images)
                 answers += found(detector(images), batch.placements, detector.spec.detections)
         return average_precision(samples, answers, self.dataset.classes, detector.spec.counted)
