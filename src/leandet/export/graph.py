@@ -12,6 +12,7 @@ from leandet.detector.decode import Predictions
 from leandet.detector.detector import Detector
 from leandet.detector.head import Head
 from leandet.detector.pixels import Centre, Normalise
+from leandet.export.direct import unshuffle
 from leandet.export.head import DeployedHead
 
 CHANNELS = 3  # red, green, blue
@@ -85,9 +86,10 @@ def deployable(detector: Detector) -> Detector:
 
     The mean cannot go into the convolution too: it pads with zeros, which here stand for the mean. A backbone that
     reads the image with more than one convolution keeps its division, and so does one whose own kind of convolution may
-    make something else of its weights first.
+    make something else of its weights first. ShuffleNetV2 loses its shuffles: see `unshuffle`.
     """
     copied = folded(detector)
+    unshuffle(copied)
     stems = [m for m in copied.backbone.modules() if isinstance(m, nn.Conv2d) and m.in_channels == CHANNELS]
     if len(stems) == 1 and plain(stems[0]) and stems[0].groups == 1 and isinstance(copied.pixels, Normalise):
         stems[0].weight = nn.Parameter(stems[0].weight.detach() / copied.pixels.std)
