@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -48,7 +49,7 @@ def random_maps(style: HeadStyle, classes: int, batch: int, seed: int, steps: in
     return Maps([level(classes, *size) for size in sizes], chosen, [level(4, *size) for size in sizes])
 
 
-def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tuple[float, ...]]]:
+def said(style: HeadStyle, maps: Maps, image: int, classwise: bool) -> list[tuple[float, int, tuple[float, ...]]]:
     """Of every location of one image: score as used, best class, box; worked out one at a time, by `math`."""
     found = []
     lists = [[kind[image].tolist() for kind in level] for level in zip(maps.classes, maps.sides, strict=True)]
@@ -85,10 +86,14 @@ def said(style: HeadStyle, maps: Maps, image: int) -> list[tuple[float, int, tup
         for y, x in itertools.product(range(grid[level][0]), range(grid[level][1])):
             logits = []
             reached = rivals(level, y, x) if chosen else []
-            for c in range(len(lists[level][0])):
-                own = raw(level, c, y, x)
-                highest = max((raw(where, c, v, u) for where, v, u in reached), default=own)
-                logits.append(own - STEEPEST * (highest - own))
+            kinds = range(len(lists[level][0]))
+            for c in kinds:
+                own, rivalling = raw(level, c, y, x), [c] if classwise else kinds
+                best = max(raw(level, rival, y, x) for rival in rivalling)
+                highest = max(
+                    (raw(at, r, v, u) for (at, v, u), r in itertools.product(reached, rivalling)), default=best
+                )
+                logits.append(own - STEEPEST * (highest - best))
             left, top, right, bottom = (stride * reach(style, lists[level][1][n][y][x]) for n in range(4))
             centre = ((x + 0.5) * stride, (y + 0.5) * stride)
             box = (centre[0] - left, centre[1] - top, centre[0] + right, centre[1] + bottom)
@@ -100,14 +105,14 @@ def reach(style: HeadStyle, value: float) -> float:
     return math.log1p(math.exp(value)) if style is HeadStyle.LEAN else max(0.0, value)
 
 
-def check(style: HeadStyle, maps: Maps, k: int, answer: list[np.ndarray]) -> None:
+def check(style: HeadStyle, maps: Maps, k: int, answer: list[np.ndarray], classwise: bool = True) -> None:
     """Each answer is a location's, none is given twice, no better one is left out; equals come in any order."""
     boxes, scores, labels = answer
     locations = sum(height * width for height, width in shapes(style))
     assert boxes.shape == (len(scores), min(k, locations), 4)
     assert labels.dtype == np.int64
     for image in range(len(scores)):
-        wanted = said(style, maps, image)
+        wanted = said(style, maps, image, classwise)
         best = sorted((score for score, _, _ in wanted), reverse=True)[:k]
         np.testing.assert_allclose(scores[image], best, rtol=1e-5, atol=1e-7)
         values, kinds, places = (np.array(part) for part in zip(*wanted, strict=True))
@@ -126,17 +131,20 @@ def check(style: HeadStyle, maps: Maps, k: int, answer: list[np.ndarray]) -> Non
     k=st.sampled_from([1, 7, 100, 1000]),
     steps=st.sampled_from([1, 3, 40]),
     seed=st.integers(0, 10**6),
+    classwise=st.booleans(),
 )
-def test_best_is_what_every_location_says_sorted(style, classes, batch, k, steps, seed):
+def test_best_is_what_every_location_says_sorted(style, classes, batch, k, steps, seed, classwise):
     maps = random_maps(style, classes, batch, seed, steps)
-    answer = tiny(style).best(maps.peaks(STEEPEST), k)
-    check(style, maps, k, [part.numpy() for part in answer])
+    answer = tiny(style).best(maps.peaks(STEEPEST, classwise), k)
+    check(style, maps, k, [part.numpy() for part in answer], classwise)
 
 
+@pytest.mark.parametrize("classwise", [True, False])
 @torch.inference_mode()
-def test_detect_is_forward_and_then_the_best():
+def test_detect_is_forward_and_then_the_best(classwise):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, SIZE.height, SIZE.width), np.uint8))
     detector = recalibrate(tiny(), [images])
+    detector.spec = replace(detector.spec, classwise=classwise)
     for tower in detector.head.classify:
         tower[-1].weight.normal_(std=0.5)  # scores that differ
     predictions = detector(images)
@@ -162,12 +170,14 @@ class FromMaps(torch.nn.Module):
         maps = [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
         split = [one.split([spec.classes, 1, 4], 1) for one in maps]
         whole = Maps(*(list(kind) for kind in zip(*split, strict=True)))
-        return self.detector.best(whole.peaks(spec.fall), spec.detections)
+        return self.detector.best(whole.peaks(spec.fall, spec.classwise), spec.detections)
 
 
 @cache
-def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
-    module = FromMaps(tiny(HeadStyle.LEAN, classes, detections)).eval()
+def session(classes: int, detections: int, classwise: bool) -> onnxruntime.InferenceSession:
+    detector = tiny(HeadStyle.LEAN, classes, detections)
+    detector.spec = replace(detector.spec, classwise=classwise)
+    module = FromMaps(detector).eval()
     count = sum(height * width for height, width in shapes(HeadStyle.LEAN))
     batch = torch.export.Dim("batch", min=1, max=64)
     model = exported(module, torch.zeros(2, classes + 5, count), dynamic_shapes=({0: batch},))
@@ -180,13 +190,15 @@ def session(classes: int, detections: int) -> onnxruntime.InferenceSession:
     batch=st.integers(1, 3),
     steps=st.sampled_from([1, 3, 40, 400]),
     seed=st.integers(0, 10**6),
+    classwise=st.booleans(),
 )
-@example(row=(1, 1000), batch=2, steps=0, seed=0)  # all locations say the same
-def test_the_graph_answers_so_too(row, batch, steps, seed):
+@example(row=(1, 1000), batch=2, steps=0, seed=0, classwise=True)  # all locations say the same
+def test_the_graph_answers_so_too(row, batch, steps, seed, classwise):
     classes, k = row
     maps = random_maps(HeadStyle.LEAN, classes, batch, seed, steps)
     packed = torch.cat([torch.cat([m.flatten(2) for m in kind], 2) for kind in maps if kind], 1)
-    check(HeadStyle.LEAN, maps, k, session(classes, k).run(None, {IMAGES: packed.numpy()}))
+    answer = session(classes, k, classwise).run(None, {IMAGES: packed.numpy()})
+    check(HeadStyle.LEAN, maps, k, answer, classwise)
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,13 @@ def test_a_card_from_before_the_fall_has_the_steepest():
     assert Spec.from_json(value).fall == 8
 
 
+def test_a_card_from_before_all_classes_competed_keeps_them_apart():
+    value = spec(classwise=False).to_json()
+    assert not Spec.from_json(value).classwise
+    del value["classwise"]
+    assert Spec.from_json(value).classwise
+
+
 def test_a_card_from_before_the_field_returns_a_hundred():
     value = spec(detections=300).to_json()
     assert Spec.from_json(value).detections == 300

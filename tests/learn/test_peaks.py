@@ -11,7 +11,7 @@ from torch import nn
 
 from leandet.data.sample import Sample
 from leandet.detector.head import Maps
-from leandet.learn.peaks import accuracies, steepest
+from leandet.learn.peaks import accuracies, meet, steepest
 from leandet.learn.validation import ValidationBatch
 from leandet.preprocess import Placement, Size
 
@@ -19,17 +19,18 @@ SIDE = 64
 
 
 class Told(nn.Module):
-    """A head that says the same of every picture: at stride 8, boxes 20 px wide, surest of (2, 2) and (2, 3)."""
+    """A head that says the same of every picture: at stride 8, boxes 20 px wide, logits of the first classes."""
 
-    def __init__(self, logits: dict[tuple[int, int], float]) -> None:
+    def __init__(self, *logits: dict[tuple[int, int], float]) -> None:
         super().__init__()
         self.logits = logits
 
     def forward(self, features: list[torch.Tensor]) -> Maps:
         sizes = [feature.shape[-2:] for feature in features]
         classes = [torch.full((1, 3, *size), -20.0) for size in sizes]
-        for (y, x), logit in self.logits.items():
-            classes[0][0, 0, y, x] = logit
+        for kind, logits in enumerate(self.logits):
+            for (y, x), logit in logits.items():
+                classes[0][0, kind, y, x] = logit
         sides = [torch.full((1, 4, *size), math.log(math.expm1(10 / 8))) for size in sizes]
         return Maps(classes, [torch.zeros(1, 1, *size) for size in sizes], sides)
 
@@ -39,9 +40,11 @@ def box(y: int, x: int) -> list[float]:
     return [cx - 10, cy - 10, cx + 10, cy + 10]
 
 
-def picture(objects: list[tuple[int, int]], size: Size) -> tuple[list[ValidationBatch], list[Sample]]:
-    """One picture with objects of the first class at these places."""
-    boxes, labels = np.array([box(*place) for place in objects], np.float32), np.zeros(len(objects), np.int64)
+def picture(
+    objects: list[tuple[int, int]], size: Size, labels: list[int] | None = None
+) -> tuple[list[ValidationBatch], list[Sample]]:
+    """One picture with objects at these places, of the first class where nothing else is said."""
+    boxes, labels = np.array([box(*place) for place in objects], np.float32), np.array(labels or [0] * len(objects))
     sample = Sample(Path("drawn.png"), size, boxes, labels, np.zeros(len(objects), bool), "drawn")
     images = torch.zeros(1, 3, size.height, size.width, dtype=torch.uint8)
     return [ValidationBatch(images, [Placement(1.0, 1.0, 0, 0, size)])], [sample]
@@ -71,6 +74,19 @@ def test_where_neighbours_are_duplicates_they_fall_steeply(untrained):
     assert found[0] == found[1] == found[3] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
     assert found[8] == pytest.approx(1)
     assert steepest(found, many()) == 8
+
+
+def test_where_objects_of_two_classes_meet_only_one_class_competes(untrained):
+    """The second object, of another class, stands beside the surer first; the third answer, far off, is wrong."""
+    detector = untrained().eval()
+    told = Told({(2, 2): 4.0, (6, 6): -1.0}, {(2, 3): 3.0, (6, 2): -1.0})
+    detector.head = told
+    given = picture([(2, 2), (2, 3)], Size(SIDE, SIDE), [0, 1])
+    apart, together = (accuracies(detector, *given, ("a", "b", "c"), [8.0], classwise=c)[8.0] for c in (True, False))
+    assert apart == pytest.approx(1)
+    assert together == pytest.approx((1 + 0.5) / 2)  # the second's score is below that of a wrong one of its class
+    assert meet(apart, together)
+    assert not meet(apart, apart - 0.0009)
 
 
 def test_half_a_point_is_spent_and_no_more():

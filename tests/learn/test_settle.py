@@ -7,7 +7,7 @@ import torch
 
 from leandet.data.loader import training_loader
 from leandet.errors import UserError
-from leandet.learn.peaks import steepest
+from leandet.learn.peaks import accuracies, meet, steepest
 from leandet.learn.recipe import Recipe
 from leandet.learn.settle import settle
 from leandet.learn.validation import validation_loader
@@ -38,7 +38,15 @@ def test_only_the_choice_changes(dataset, untrained):
     assert loader.sampler.mosaic_until == 0
     assert 0 <= figures.ap <= 1
     assert detector.spec.fall == steepest(figures.ap_by_fall, dataset.splits["val"])
-    assert figures.ap == figures.ap_by_fall[detector.spec.fall]
+    judge = validation_loader(dataset.splits["val"], detector.spec.size, 4)
+    own, together = (
+        accuracies(detector, judge, dataset.splits["val"], dataset.classes, [detector.spec.fall], classwise=classwise)
+        for classwise in (True, False)
+    )
+    fall = detector.spec.fall
+    assert own[fall] == figures.ap_by_fall[fall]
+    assert detector.spec.classwise == meet(own[fall], together[fall])
+    assert figures.ap == (own if detector.spec.classwise else together)[fall]
 
 
 def test_the_choice_learns_the_height_of_scores(dataset, untrained):

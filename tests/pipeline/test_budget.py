@@ -18,7 +18,7 @@ from leandet.data.shapes import draw_shapes
 from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.pipeline import Options, budget, stages
-from leandet.pipeline.budget import Surveyed, shortlisted
+from leandet.pipeline.budget import Surveyed, paced, shortlisted
 from leandet.pipeline.options import Architecture
 from leandet.pipeline.stages import Work, begin
 from leandet.preprocess import Size
@@ -96,6 +96,19 @@ def test_the_time_allowed_binds_the_epochs_asked_for(tmp_path):
     work = work_of(tmp_path, seconds=100.0, epochs=120)
     assert work.epochs == 120
     assert dataclasses.replace(work, done={"scout": {"epochs": 30}}).epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("allowed", "found"),
+    [(float("inf"), (3, 12)), (160, (3, 8)), (100, (3, 5)), (90, (2, 9)), (50, (2, 5)), (40, (1, 3)), (2, (1, 1))],
+)
+def test_scouts_are_fewer_rather_than_told_apart_by_nothing(allowed, found):
+    """Epochs of 4, 6 and 10 s, a tenth of 120 wanted: five of each at least, or one alone for three."""
+    assert paced([4.0, 6.0, 10.0], allowed, 120) == found
+
+
+def test_short_trainings_have_short_scouts():
+    assert paced([1.0, 1.0], 2.0, 10) == (2, 1)
 
 
 def test_a_size_belongs_to_the_budget(tmp_path):

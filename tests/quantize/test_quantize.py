@@ -1,5 +1,6 @@
 """INT8: what is quantised, what is not, and what the gate says."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,23 @@ def test_each_weight_is_within_half_a_step_of_its_own_channel(model, quantizer, 
             assert (np.abs(eight_bit * scale - whole[name]) <= scale * 0.501).all()
             seen += 1
     assert seen == len(quantizer.layers)
+
+
+def test_depthwise_convolutions_read_whole_blocks(tmp_path, images):
+    """12 channels as exported, 16 as quantised: an 8-bit kernel does the rest of a block one by one."""
+    torch.manual_seed(0)
+    detector = Detector(Spec("mobilenet_v1_025", len(CLASSES), SIZE, width=12))
+    recalibrate(detector, [torch.from_numpy(np.concatenate(images))])
+    card, source, path = Card(CLASSES, detector.spec), tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    export(detector, card, source, np.concatenate(images[:2]))
+    OnnxQuantizer(source, images, reduce_range=False).write(path, card, Calibration.MINMAX)
+    before, after = (
+        Counter(a.i for node in onnx.load(file).graph.node for a in node.attribute if a.name == "group")
+        for file in (source, path)
+    )
+    changed = before[12] - after[12]  # the head's; sums of maps are not followed
+    assert changed >= 9
+    assert after[16] - before[16] == changed
 
 
 def test_kept_layers_stay_float32(model, quantizer, tmp_path):

@@ -90,7 +90,7 @@ def pick(values: Tensor, places: Tensor) -> Tensor:
     return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
 
 
-def choose(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def choose(logits: Tensor, k: int, heights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The best k locations, each with its best class.
 
     The maximum over classes comes first, so that the graph exports with any batch and size. Which class it was is asked
@@ -99,11 +99,12 @@ def choose(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         logits: (B, C, N).
         k: at most this many; N where N is smaller.
+        heights: (B, N), by which locations are compared and scored; the logits of their best classes if left out.
 
     Returns:
         scores (B, k) in [0, 1] descending, labels (B, k) int64, places (B, k) int64 among the N.
     """
-    best, places = logits.amax(1).topk(min(k, logits.shape[2]), 1)
+    best, places = (logits.amax(1) if heights is None else heights).topk(min(k, logits.shape[2]), 1)
     return best.sigmoid(), pick(logits, places).argmax(1), places
 
 

@@ -74,7 +74,10 @@ class Detector(nn.Module):
         Returns:
             boxes (B, k, 4) xyxy in pixels, scores (B, k) in [0, 1] descending, labels (B, k) int64.
         """
-        scores, labels, places = choose(maps.logits_by_class(), k)
+        if maps.heights:
+            scores, labels, places = choose(columns(maps.classes), k, columns(maps.heights)[:, 0])
+        else:
+            scores, labels, places = choose(maps.logits_by_class(), k)
         points, strides = locations(maps.classes, self.spec.levels)
         distances = STYLES[self.spec.head].reach(pick(columns(maps.sides), places).transpose(1, 2))
         return boxes_at(places, distances, points, strides), scores, labels
@@ -86,12 +89,12 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """Images (B, 3, H, W), RGB, uint8 or float in 0..255, H and W multiples of 32 -> predictions, as used.
 
-        Locations that are beside a surer one of their class have been lowered: see `Maps.peaks`.
+        Locations that are beside a surer one have been lowered: see `Maps.peaks`.
         """
         maps: Maps = self.head(self.features(images))
-        return self.predict(maps.peaks(self.spec.fall))
+        return self.predict(maps.peaks(self.spec.fall, self.spec.classwise))
 
     def detect(self, images: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images as `forward` takes them -> the best k of what it answers, as `best` returns them."""
         maps: Maps = self.head(self.features(images))
-        return self.best(maps.peaks(self.spec.fall), k)
+        return self.best(maps.peaks(self.spec.fall, self.spec.classwise), k)

@@ -29,12 +29,15 @@ class Maps(NamedTuple):
             without such a choice.
         sides: (B, 4, h, w), of left, top, right and bottom: what `Style.reach` makes distances in strides of.
         bars: (B, 1, h, w), what `bars_of` makes of the sides, where the head answers it itself; empty otherwise.
+        heights: (B, 1, h, w), what the surest class's score has become where classes competed with each other, the
+            others as far below it as they were; empty otherwise.
     """
 
     classes: list[Tensor]
     chosen: list[Tensor]
     sides: list[Tensor]
     bars: Sequence[Tensor] = ()
+    heights: Sequence[Tensor] = ()
 
     def logits(self) -> Tensor:
         """Scores before the sigmoid (B, N, C), at every location of every level."""
@@ -43,9 +46,11 @@ class Maps(NamedTuple):
     def logits_by_class(self) -> Tensor:
         """The same as (B, C, N), the order in which they lie in the maps."""
         classes = columns(self.classes)
+        if self.heights:
+            return classes + (columns(self.heights) - classes.amax(1, keepdim=True))
         return classes + columns(self.chosen) if self.chosen else classes
 
-    def peaks(self, fall: float) -> Maps:
+    def peaks(self, fall: float, classwise: bool = True) -> Maps:
         """The maps as they are used: a score beside a surer one of its class falls further below it.
 
         Which of two neighbours an object's middle is nearer to, and at which of two levels a middling object is
@@ -60,20 +65,25 @@ class Maps(NamedTuple):
         max-pools, not an NMS. Losses see the maps as they were, but for the last epochs on crowds
         (docs/decisions/0001). A head without a choice keeps its maps, and so does one whose scores are not to fall.
 
+        Where objects of several classes never stand so close that they meet, all classes may as well compete with each
+        other: of each location its surest class alone, so that however many there are it costs as much as one.
+
         Args:
             fall: at least 0; `Spec.fall`.
+            classwise: whether only scores of one class compete; `Spec.classwise`.
         """
         if not fall or not (self.chosen or self.bars):
             return self
         pairs = zip(self.classes, self.chosen, strict=True)
         scores = [what + answers for what, answers in pairs] if self.chosen else self.classes
         bars = self.bars or [bars_of(sides) for sides in self.sides]
-        near = [F.max_pool2d(score, 3, 1, 1) for score in scores]
+        rivals = scores if classwise else [score.amax(1, keepdim=True) for score in scores]
+        near = [F.max_pool2d(score, 3, 1, 1) for score in rivals]
         used, highest = [], near[0]
-        for level, (score, bar) in enumerate(zip(scores, bars, strict=True)):
+        for level, (score, bar) in enumerate(zip(rivals, bars, strict=True)):
             wide, coarser = score - bar, highest
-            if level + 1 < len(scores):
-                ratio = score.shape[-1] // scores[level + 1].shape[-1]
+            if level + 1 < len(rivals):
+                ratio = score.shape[-1] // rivals[level + 1].shape[-1]
                 # On the coarser grid, where there are few locations; competing on its own would take twice as long.
                 coarser = torch.maximum(F.max_pool2d(F.max_pool2d(wide, ratio), 3, 1, 1), near[level + 1])
                 far = F.interpolate(coarser, scale_factor=float(ratio))
@@ -81,7 +91,7 @@ class Maps(NamedTuple):
                 far = F.max_pool2d(wide, 5, 1, 2)
             used.append(score - fall * (torch.maximum(highest, far - bar) - score))
             highest = coarser
-        return Maps(used, [], self.sides)
+        return Maps(used, [], self.sides) if classwise else Maps(scores, [], self.sides, heights=used)
 
 
 def bars_of(sides: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class Spec:
         detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
         fall: how steeply a score falls beside a surer one of its class (`Maps.peaks`), from 0, not at all, to 8. A
             training ends by choosing it (`leandet.learn.peaks`).
+        classwise: whether only scores of one class make each other fall; chosen with it.
         kept: channels of each group that is not as wide as its architecture has it, pruned or widened.
     """
 
@@ -85,6 +86,7 @@ class Spec:
     head: HeadStyle = HeadStyle.LEAN
     detections: int = TOP_K
     fall: float = STEEPEST
+    classwise: bool = True
 
     def __post_init__(self) -> None:
         if self.classes < 1:
@@ -115,6 +117,7 @@ class Spec:
             "head": self.head.value,
             "detections": self.detections,
             "fall": self.fall,
+            "classwise": self.classwise,
         }
 
     @classmethod
@@ -144,6 +147,7 @@ class Spec:
                 head=HeadStyle(head),
                 detections=int(value.get("detections", TOP_K)),
                 fall=float(value.get("fall", STEEPEST)),
+                classwise=bool(value.get("classwise", True)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the card's spec is damaged ({error!r}): export the model again.") from error

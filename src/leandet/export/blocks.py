@@ -25,7 +25,7 @@ POOLS = {"MaxPool", "AveragePool"}
 SINGLE = {"Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", *POOLS}  # one channel in, the same channel out
 
 
-def fill_blocks(graph: onnx.GraphProto, size: int) -> None:
+def fill_blocks(graph: onnx.GraphProto, size: int, depthwise: int = LAID_OUT) -> None:
     """Fill up the channels that poolings and depthwise convolutions read, in place, where that saves time.
 
     Nothing is done where a maker or reader of these channels cannot be given zeros.
@@ -33,13 +33,14 @@ def fill_blocks(graph: onnx.GraphProto, size: int) -> None:
     Args:
         graph: float32, as exported; each node's operator as the exporter writes it.
         size: channels in a block.
+        depthwise: what the channels of a depthwise convolution have to be a multiple of, a divisor of `size`.
     """
     makers = {output: node for node in graph.node for output in node.output}
     for reader in list(graph.node):
         if reader.op_type in POOLS:
             multiple = size
         elif reader.op_type == "Conv" and _groups(reader) > 1:
-            multiple = LAID_OUT
+            multiple = depthwise
         else:
             continue
         source = makers.get(reader.input[0])

@@ -1,4 +1,4 @@
-"""How steeply scores may fall beside surer ones: in a crowd, the surer one is another object's."""
+"""How scores fall beside surer ones: in a crowd, the surer one is another object's, and perhaps of another class."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ FALLS = (STEEPEST, 3.0, 1.0, NONE)  # docs/decisions/0001 has what each does
 COST = 0.005  # AP, a fraction, that fewer duplicates may cost,
 OBJECTS = 2  # or as much as so many objects weigh: where few are labelled, AP jumps by more
 LEARNED = 1.0  # what a choice learns with in crowds
+MEETING = 0.001  # AP that it may cost to let all classes compete with each other, which takes less time
 
 
 def accuracies(
@@ -30,6 +31,8 @@ def accuracies(
     samples: Sequence[Sample],
     classes: Sequence[str],
     falls: Sequence[float] = FALLS,
+    *,
+    classwise: bool = True,
 ) -> dict[float, float]:
     """AP, a fraction, of a detector in evaluation mode for each `Spec.fall`.
 
@@ -39,6 +42,7 @@ def accuracies(
         samples: some of which have an object.
         classes: names.
         falls: to be measured.
+        classwise: `Spec.classwise`.
     """
     answers: dict[float, list[Detections]] = defaultdict(list)
     most = detector.spec.counted
@@ -49,7 +53,7 @@ def accuracies(
             images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
             maps: Maps = detector.head(detector.features(images))
             for fall in falls:
-                answers[fall] += found(detector.predict(maps.peaks(fall)), batch.placements, most)
+                answers[fall] += found(detector.predict(maps.peaks(fall, classwise)), batch.placements, most)
     detector.to(home)
     return {fall: average_precision(samples, answers[fall], classes, most) for fall in falls}
 
@@ -63,3 +67,13 @@ def steepest(accuracies: dict[float, float], samples: Sequence[Sample]) -> float
     """
     allowed = max(COST, OBJECTS / sum(len(sample.boxes) for sample in samples))
     return max(fall for fall, ap in accuracies.items() if ap >= accuracies[NONE] - allowed)
+
+
+def meet(classwise: float, together: float) -> bool:
+    """Whether objects of several classes stand so close that only scores of one class should compete.
+
+    Args:
+        classwise: AP, a fraction, where only they do.
+        together: AP where all classes compete with each other.
+    """
+    return together < classwise - MEETING

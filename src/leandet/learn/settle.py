@@ -22,7 +22,7 @@ from leandet.learn.fit import fit, trainer_for
 from leandet.learn.geometry import matched
 from leandet.learn.loss import wanted_scores
 from leandet.learn.module import Training
-from leandet.learn.peaks import LEARNED, NONE, accuracies, steepest
+from leandet.learn.peaks import LEARNED, NONE, accuracies, meet, steepest
 from leandet.learn.processes import share
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
@@ -67,7 +67,7 @@ class Settled:
 
     Attributes:
         ap: AP (fraction) on the validation split, as the detector is used.
-        ap_by_fall: AP with each `Spec.fall` that there was to choose from.
+        ap_by_fall: AP with each `Spec.fall` that there was to choose from, class by class.
         loss: of the last epoch, for each object.
         seconds: of wall time.
     """
@@ -94,6 +94,7 @@ def settle(
 
     Then `Spec.fall` is chosen, as steep as the accuracy on `validation` allows. Where objects crowd it would cost too
     much, because a neighbour's surer score is another object's; there the choice learns with a gentle fall in place.
+    And all classes compete with each other where that costs next to nothing of it (`Spec.classwise`).
 
     Args:
         detector: trained, with a choice (`HeadStyle.chooses`).
@@ -125,9 +126,15 @@ def settle(
         fit(trainer, module, training, validation)
     detector.eval()
     found = accuracies(detector, validation, samples, classes)
-    detector.spec = replace(detector.spec, fall=steepest(found, samples))
+    fall = steepest(found, samples)
+    ap, classwise = found[fall], True
+    if fall and len(classes) > 1:
+        together = accuracies(detector, validation, samples, classes, (fall,), classwise=False)[fall]
+        classwise = meet(ap, together)
+        ap = ap if classwise else together
+    detector.spec = replace(detector.spec, fall=fall, classwise=classwise)
     loss = float(trainer.callback_metrics["loss"])
-    return Settled(found[detector.spec.fall], found, loss, time.perf_counter() - start)
+    return Settled(ap, found, loss, time.perf_counter() - start)
 
 
 def _choice(detector: Detector) -> nn.Module:

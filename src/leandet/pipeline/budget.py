@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
+LEAST_SCOUTING = 5  # epochs that scouts are trained for before they are compared
+STEPS = 4  # of a training that say how long an epoch takes; the first warms up
 SCOUT_EVALUATIONS = 2  # each costs about half an epoch
 PACE_EPOCHS = 3  # of a scout that is alone: it only says how long an epoch takes
 LEAST_SEARCH = 180.0  # seconds: setting up and some trials
@@ -237,25 +240,44 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     return [Architecture(fastest.backbone, sides[0])]
 
 
-def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> int:
-    """The epochs of every scout, by a step of each: chosen once, so that a resume treats all alike."""
+def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> tuple[int, int]:
+    """How many of the shortlist are trained and for how many epochs: chosen once, so that a resume treats all alike."""
     note = work.path(SCOUTS) / PACE
     if work.resume and note.is_file():
         try:
-            return int(json.loads(note.read_text(encoding="utf-8"))["epochs"])
+            known = json.loads(note.read_text(encoding="utf-8"))
+            return int(known["scouts"]), int(known["epochs"])
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
-    together = sum(seconds_for_epoch(work, architecture) for architecture in shortlist)
-    wanted = SCOUT_EPOCHS * whole if len(shortlist) > 1 else min(PACE_EPOCHS, whole)
-    epochs = max(1, round(min(wanted, allowed / together)))
-    write_json(note, {"epochs": epochs})
-    return epochs
+    seconds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
+    scouts, epochs = paced(seconds, allowed, whole)
+    write_json(note, {"scouts": scouts, "epochs": epochs})
+    return scouts, epochs
+
+
+def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, int]:
+    """How many scouts, the most promising first, and for how many epochs each.
+
+    Fewer scouts rather than scouts that learn too little to be told apart.
+
+    Args:
+        seconds: that an epoch of each would take.
+        allowed: seconds for all of them; may be infinite.
+        whole: epochs of a whole training.
+    """
+    wanted = max(1, round(SCOUT_EPOCHS * whole))
+    least = min(LEAST_SCOUTING, wanted)
+    able = [count for count in range(2, len(seconds) + 1) if allowed >= least * sum(seconds[:count])]
+    if not able:
+        return 1, max(1, round(min(PACE_EPOCHS, whole, allowed / seconds[0])))
+    count = max(able)
+    return count, max(1, int(min(wanted, allowed / sum(seconds[:count]))))
 
 
 class Scout:
     """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left.
 
-    A single one is trained for a few epochs, which say how long one takes.
+    Where the time is short, fewer of it. A single one is trained for a few epochs, which say how long one takes.
     """
 
     name = "scout"
@@ -266,8 +288,8 @@ class Scout:
         shortlist = [Architecture(*pair) for pair in work.done["survey"]["shortlist"]]
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
         allowed = SCOUTING * (work.options.seconds or float("inf"))
-        epochs = _pace(work, shortlist, whole, allowed)
-        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
+        count, epochs = _pace(work, shortlist, whole, allowed)
+        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist[:count]]
         best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
         speed = scouts[best]["seconds_for_epoch"]
         ahead = TRAINING + SEARCHING + TUNING
@@ -284,7 +306,7 @@ class Scout:
 
 
 def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
-    """A first guess: the time of one training step after another that warms up."""
+    """A first guess: by the fastest of some training steps, for other programs only ever slow one down."""
     detector, _ = begin(work, architecture)
     samples, batch = work.dataset.splits["train"], work.options.batch
     if work.options.threads:
@@ -294,11 +316,12 @@ def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
     images, targets = next(iter(loader))
     detector.train().to(memory_format=torch.channels_last)
     criterion, images = Criterion(), images.contiguous(memory_format=torch.channels_last)
-    start = 0.0
-    for _ in range(2):
+    steps = []
+    for _ in range(STEPS):
         start = time.perf_counter()
         criterion(detector, images, targets).total.backward()
-    return max(1e-6, (time.perf_counter() - start) * max(1, len(samples) // batch))
+        steps.append(time.perf_counter() - start)
+    return max(1e-6, min(steps) * max(1, len(samples) // batch))
 
 
 def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, Any]:

@@ -163,7 +163,8 @@ class Train:
         card.metrics["threshold"] = best_threshold(runtime, dataset, described["threshold"])
         save_detector(detector, card.judged(described, described["split"]), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
-        falls = {"fall": detector.spec.fall, "val_ap_by_fall": {f"{k:g}": v for k, v in outcome.ap_by_fall.items()}}
+        aps = {f"{fall:g}": ap for fall, ap in outcome.ap_by_fall.items()}
+        falls = {"fall": detector.spec.fall, "classwise": detector.spec.classwise, "val_ap_by_fall": aps}
         return {**described, **falls, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
 
 

@@ -27,6 +27,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leandet.atomic import write_bytes
 from leandet.card import Card
+from leandet.export.blocks import fill_blocks
 from leandet.export.formats import stamp
 from leandet.loggers import ROOT, only_errors
 from leandet.quantize.rewrite import (
@@ -47,6 +48,7 @@ QUANTIZED = (
     *("Resize", "Reshape", "Transpose", "Split", "Pad", "Squeeze", "Unsqueeze"),
 )
 PERCENTILE = 99.99
+BLOCK = 16  # channels that an 8-bit kernel takes at once; a depthwise convolution does the rest one by one
 CHUNK = 2  # images whose activations are held at once while histograms are made: about 100 MB each
 
 
@@ -88,7 +90,9 @@ class OnnxQuantizer:
         reduce_range: bool,
         learned: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        self._model = onnx.shape_inference.infer_shapes(onnx.load(model))
+        whole = onnx.load(model)
+        fill_blocks(whole.graph, BLOCK, BLOCK)
+        self._model = onnx.shape_inference.infer_shapes(whole)
         self.images = images
         self._reduce_range = reduce_range
         self._ranges: dict[Calibration, TensorsData] = {}
