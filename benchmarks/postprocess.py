@@ -1,9 +1,11 @@
 """What it costs to turn a network's answers into detections, as a picture holds from 1 to 1,000 objects.
 
 leandet's decode (peak filter, best class, top-k, sigmoid) against NMS, class by class at IoU 0.6: ONNX's own operator,
-torchvision's and OpenCV's. Every object is answered by eight overlapping boxes over the score threshold, as a network
-that needs NMS answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`, instead what a
-detector's decode takes, all that it does after the head's nine maps, as a share of the rest (goal: under 3 %).
+torchvision's and OpenCV's. In leandet's all classes compete with each other, where nothing else is said; a training
+chooses between that and class by class. Every object is answered by eight overlapping boxes over the score threshold,
+as a network that needs NMS answers it; leandet's decode gets the same numbers. One thread, in turns. With `--model`,
+instead what a detector's decode takes, all that it does after the head's nine maps, as a share of the rest (goal: under
+3 %).
 
 Run: .venv/bin/python benchmarks/postprocess.py --model runs/bccd/model.safetensors
 """
@@ -11,9 +13,11 @@ Run: .venv/bin/python benchmarks/postprocess.py --model runs/bccd/model.safetens
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,10 +34,10 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from leandet.atomic import write_text
-from leandet.detector.decode import choose
+from leandet.detector.decode import choose, columns
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector
-from leandet.detector.head import WIDE, Maps
+from leandet.detector.head import WIDE, Maps, bars_of
 from leandet.detector.spec import STEEPEST
 from leandet.engines import onnx_options, settle
 from leandet.export.graph import Deployed, deployable, easily_decoded
@@ -46,6 +50,7 @@ CLASSES = 80
 THRESHOLD, IOU = 0.25, 0.6
 CALLS, WARMUP = 10, 2  # of a detector in one turn
 PAGE = DOCS / "postprocessing.md"
+SHARES = ("detector", "classes", "competing")  # the first columns of its second table
 STRIDES = (8, 16, 32)
 Step = Callable[[], Any]
 Way = Callable[[np.ndarray, np.ndarray], Step]  # logits (1, N, C) and boxes (1, N, 4) -> what is timed
@@ -69,17 +74,18 @@ def answers(objects: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 class Decode(nn.Module):
     """leandet's decode alone: the peak filter, and the best of what it leaves."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, classwise: bool) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.classwise = k, classwise
 
     def forward(self, fine: Tensor, middle: Tensor, coarse: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps of logits (1, C, h, w) at three levels, and boxes (1, N, 4) -> boxes, scores, labels."""
         levels = [fine, middle, coarse]
-        silent = [torch.zeros(1, 1, *level.shape[2:]) for level in levels]
         # All boxes are wide, the dearest case; made of an input, for a graph that knew them would do less.
-        sides = [level[:, :4] - level[:, :4] + 2 * WIDE for level in levels]
-        scores, labels, places = choose(Maps(levels, silent, sides).peaks(STEEPEST).logits_by_class(), self.k)
+        bars = [bars_of(level[:, :4] - level[:, :4] + 2 * WIDE) for level in levels]
+        used = Maps(levels, [], [], bars).peaks(STEEPEST, self.classwise)
+        heights = columns(used.heights)[:, 0] if used.heights else None
+        scores, labels, places = choose(columns(used.classes), self.k, heights)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), scores, labels
 
 
@@ -90,12 +96,12 @@ def levels_of(logits: np.ndarray, side: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(p.transpose(0, 2, 1)).reshape(1, -1, side // s, side // s) for p, s in parts]
 
 
-def in_graph(k: int, side: int) -> Way:
+def in_graph(k: int, side: int, classwise: bool) -> Way:
     """The decode of leandet, in ONNX Runtime."""
     names = ["fine", "middle", "coarse", "boxes"]
     logits, boxes = answers(1, side)
     inputs = tuple(torch.from_numpy(array) for array in (*levels_of(logits, side), boxes))
-    program = torch.onnx.export(Decode(k).eval(), inputs, dynamo=True, verbose=False, input_names=names)
+    program = torch.onnx.export(Decode(k, classwise).eval(), inputs, dynamo=True, verbose=False, input_names=names)
     assert program is not None
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, onnx_options(1), providers=["CPUExecutionProvider"])
@@ -183,8 +189,9 @@ def growth(side: int, rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of every way for every number of objects."""
     count = answers(1, side)[0].shape[1]
     ways: dict[str, Way] = {
-        "leandet, best 100": in_graph(100, side),
-        "leandet, best 1,000": in_graph(1000, side),
+        "leandet": in_graph(100, side, False),
+        "leandet, best 1,000": in_graph(1000, side, False),
+        "leandet, class by class": in_graph(100, side, True),
         "ONNX NMS": onnx_nms(1000),
         "torchvision NMS": directly(torchvision_nms),
         "OpenCV NMS": directly(opencv_nms),
@@ -222,9 +229,10 @@ def bound(session: onnxruntime.InferenceSession, image: np.ndarray) -> Step:
     return partial(session.run_with_iobinding, binding)
 
 
-def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
+def share(path: Path, classwise: bool, threads: int, rounds: int) -> dict[str, Any]:
     """What a detector's decode takes in ONNX Runtime, as a share of the rest: with it against without, in turns."""
     detector, _ = load_detector(path)
+    detector.spec = replace(detector.spec, classwise=classwise)  # whatever its training chose
     size = detector.spec.size
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size.height, size.width), np.uint8)
     detector = deployable(detector)
@@ -237,6 +245,8 @@ def share(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     whole, undecided, decode = (median(found) for found in zip(*((w, u, w - u) for w, u in pairs), strict=True))
     return {"model": path.name, "backbone": detector.spec.backbone, "size": [size.height, size.width]} | {
         "threads": threads,
+        "classes": detector.spec.classes,
+        "classwise": classwise,
         "whole_ms": whole,
         "undecided_ms": undecided,
         "decode_ms": decode,
@@ -259,6 +269,8 @@ def page(results: dict[str, Any]) -> None:
     shares = [
         [
             f"{s['backbone']}, {s['size'][1]}x{s['size'][0]} px",
+            str(s["classes"]),
+            "class by class" if s["classwise"] else "all",
             str(s["threads"]),
             f"{s['whole_ms']:.2f}",
             f"{1e3 * s['decode_ms']:.0f}",
@@ -266,7 +278,7 @@ def page(results: dict[str, Any]) -> None:
         ]
         for s in load("decode_share")["rows"]
     ]
-    fill(PAGE, "share", table(["detector", "threads", "network with decode, ms", "decode, us", "its share"], shares))
+    fill(PAGE, "share", table([*SHARES, "threads", "network with decode, ms", "decode, us", "its share"], shares))
 
 
 def main() -> None:
@@ -282,7 +294,8 @@ def main() -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         if asked.model:
-            shares = [share(path, threads, asked.rounds) for path in asked.model for threads in asked.threads]
+            kinds = itertools.product(asked.model, asked.threads, (False, True))
+            shares = [share(path, classwise, threads, asked.rounds) for path, threads, classwise in kinds]
             save("decode_share", {"rows": shares})
         else:
             rows = growth(asked.side, asked.rounds)
