@@ -27,7 +27,7 @@ from leandet.errors import UserError
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.preprocess import Size
-from leandet.search import Request, latency, run, search, study
+from leandet.search import Request, finalists, latency, run, search, study
 from leandet.search.latency import Budget
 from leandet.search.strategies import STRATEGIES
 
@@ -160,7 +160,7 @@ def trained(tmp_path_factory):
 @pytest.mark.slow
 def test_one_worker_finds_what_a_search_without_ray_finds(trained, ray_here, monkeypatch):
     monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
-    monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(finalists, "FINALISTS", 1)
     monkeypatch.setattr(latency, "PROFILE_SECONDS", 0.1)
     monkeypatch.chdir(trained)  # the workers are elsewhere
     dataset, _ = read(Path("shapes"))

@@ -17,12 +17,15 @@ from leandet.data.sample import Dataset, Sample
 from leandet.data.shapes import draw_shapes
 from leandet.detector.files import load_detector
 from leandet.errors import UserError
-from leandet.pipeline import Options, budget, stages
-from leandet.pipeline.budget import Surveyed, paced, shortlisted
+from leandet.pipeline import Options, budget, stages, survey
+from leandet.pipeline.budget import paced
 from leandet.pipeline.options import Architecture
 from leandet.pipeline.stages import Work, begin
+from leandet.pipeline.survey import Surveyed, shortlisted
 from leandet.preprocess import Size
-from leandet.search import latency, run
+from leandet.quantize import quantize
+from leandet.runtime import open_runtime
+from leandet.search import finalists, latency, run
 
 
 def work_of(tmp_path, budget_ms=4.0, **options):
@@ -59,16 +62,26 @@ def test_accuracy_and_resolution_rank(tmp_path):
     assert len(shortlisted(work_of(tmp_path), [*found, surveyed("shufflenet_v2_x1_0")])) == 3
 
 
+def test_a_backbone_goes_on_in_the_precision_that_suits_it(tmp_path):
+    eight = dataclasses.replace(surveyed(at_320=5.0), int8=True)  # 352 px within reach instead of 256
+    loss = dataclasses.replace(surveyed("squeezenet1_1", 5.0, top1=58.0), int8=True)
+    found = [surveyed(), eight, surveyed("squeezenet1_1", 5.0, top1=58.0), loss]
+    assert shortlisted(work_of(tmp_path), found) == [
+        Architecture("mobilenet_v2", 352, int8=True),
+        Architecture("squeezenet1_1", 352),  # no larger in 8 bit, and a little less accurate
+    ]
+
+
 def test_a_folder_of_weights_says_which_backbones_there_are(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     work = work_of(tmp_path, weights=str(folder))
     with pytest.raises(UserError, match=r"needs a folder with NAME\.safetensors"):
-        budget._available(work)
+        survey._available(work)
     (folder / "unknown.safetensors").touch()
     for name in ("shufflenet_v2_x0_5", "mobilenet_v1_050"):
         save_file(nets.create(name).state_dict(), folder / f"{name}.safetensors")
-    assert sorted(budget._available(work)) == ["mobilenet_v1_050", "shufflenet_v2_x0_5"]
+    assert sorted(survey._available(work)) == ["mobilenet_v1_050", "shufflenet_v2_x0_5"]
     detector, source = begin(work, Architecture("mobilenet_v1_050", 64))
     assert source == "mobilenet_v1_050.safetensors"
     kept = load_file(folder / source)
@@ -156,14 +169,14 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in (
             (stages, "BENCH_SECONDS", 0.2),
-            (budget, "SURVEY_SECONDS", 0.1),
+            (survey, "SURVEY_SECONDS", 0.1),
             (budget, "TRIALS", 4),
-            (budget, "BACKBONES", ("mobilenet_v1_025", "mobilenet_v1_050")),
-            (budget, "SIDES", (64, 96)),
-            (budget, "SMALLEST", 64),
+            (survey, "BACKBONES", ("mobilenet_v1_025", "mobilenet_v1_050")),
+            (survey, "SIDES", (64, 96)),
+            (survey, "SMALLEST", 64),
             (run, "TIMED_SECONDS", 0.1),
-            (run, "FINALISTS", 1),
-            (run, "ATTEMPTS", 2),
+            (finalists, "FINALISTS", 1),
+            (finalists, "ATTEMPTS", 2),
             (latency, "PROFILE_SECONDS", 0.1),
         ):
             patch.setattr(module, name, value)
@@ -213,8 +226,8 @@ def test_a_finished_build_is_not_done_again(built, options, monkeypatch):
     def never(*arguments, **named):
         raise AssertionError("done again")
 
-    for name in ("_measure", "_scouted", "search"):
-        monkeypatch.setattr(budget, name, never)
+    for module, name in ((survey, "_measure"), (budget, "_scouted"), (budget, "search")):
+        monkeypatch.setattr(module, name, never)
     monkeypatch.setattr(stages, "train", never)
     again = pipeline.build(options, resume=True).results
     assert again["stages"] == built[0].results["stages"]
@@ -241,6 +254,30 @@ def test_a_file_that_missed_the_budget_is_measured_again(built, options, monkeyp
     assert [line for line in lines if "over the budget" in line] == [
         f"measured {ms:.2f} ms, over the budget: measuring again" for ms in (3e4, 1.5e4)
     ]
+
+
+@pytest.mark.slow
+def test_a_budget_may_be_planned_in_8_bit(options, quick, monkeypatch, tmp_path):
+    """As it would be where 8 bit is much faster; the gate, which judges a detector of two epochs, is left open."""
+    monkeypatch.setattr(survey, "ROUNDED", 2.0)
+    monkeypatch.setattr(quantize, "_reasons", lambda judged, max_drop: ())
+    eight = dataclasses.replace(options, out=tmp_path / "out", int8=True)
+    results = pipeline.build(eight).results
+    assert [row["name"] for row in results["stages"]] == ["train", "search", "export", "quantize"]
+    assert results["met"] is True
+    assert results["chosen"]["path"] == "model-int8.onnx"
+    assert open_runtime(eight.out / "model-int8.onnx", 1).precision == "int8"
+    names = [row["name"] for row in results["candidates"] if row["stage"] in ("survey", "scout")]
+    assert sum("INT8" in name for name in names if "untrained" in name) == 4  # two backbones at two inputs
+    assert all("INT8" in name for name in names if "epochs" in name)
+    front = json.loads((eight.out / "search" / "front.json").read_text())
+    assert front["int8"] is True
+    assert results["chosen"]["bytes"] < 0.6 * (eight.out / "model.onnx").stat().st_size
+    # The float32 file need not be in time, so a resume leaves it alone.
+    note = eight.out / "stages" / "export.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"p50_ms": 2e4}))
+    monkeypatch.setattr(stages, "export", None)
+    assert pipeline.build(eight, resume=True).results["met"] is True
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """INT8: what is quantised, what is not, and what the gate says."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +22,7 @@ from leandet.metrics import Scores
 from leandet.preprocess import Size
 from leandet.quantize.qdq import Calibration, OnnxQuantizer, _error
 from leandet.quantize.quantize import _Judged, _reasons, calibration_images, quantize
+from leandet.quantize.rounded import rounded
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import BenchReport, BenchRow
 
@@ -130,6 +133,22 @@ def test_depthwise_convolutions_read_whole_blocks(tmp_path, images):
     filled = {width: before[width] - after[width] for width in (8, 12)}  # of the backbone, of the head
     assert filled[12] >= 9  # sums of maps are not followed
     assert after[16] - before[16] == sum(filled.values())
+
+
+def test_what_is_only_timed_is_quantised_like_what_is_kept(model, quantizer, tmp_path):
+    """From any photographs, in place."""
+    photographs = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in photographs:
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    kept, timed = tmp_path / "kept.onnx", tmp_path / "timed.onnx"
+    card = open_runtime(model, 1).card
+    quantizer.write(kept, card, Calibration.MINMAX)
+    shutil.copyfile(model, timed)
+    rounded(photographs)(timed, card)
+    assert open_runtime(timed, 1).precision == "int8"
+    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["kept.onnx", "timed.onnx"]
+    kinds = [Counter(node.op_type for node in onnx.load(path).graph.node) for path in (kept, timed)]
+    assert kinds[0] == kinds[1]
 
 
 def test_kept_layers_stay_float32(model, quantizer, tmp_path):

@@ -25,7 +25,7 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.preprocess import Size
 from leandet.runtime import open_runtime
-from leandet.search import JudgedBy, Request, latency, run, search
+from leandet.search import JudgedBy, Request, finalists, latency, run, search
 from leandet.search.judge import Judge, channel_worth
 from leandet.search.latency import Budget
 from leandet.search.space import Space
@@ -58,8 +58,8 @@ def model(folder, dataset):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(run, "TIMED_SECONDS", 0.1)
-    monkeypatch.setattr(run, "FINALISTS", 1)
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(finalists, "FINALISTS", 1)
+    monkeypatch.setattr(finalists, "ATTEMPTS", 1)
     monkeypatch.setattr(latency, "PROFILE_SECONDS", 0.1)
 
 

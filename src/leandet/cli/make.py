@@ -73,7 +73,11 @@ def build_command(
         float | None, typer.Option(help="Share of the multiply-adds to cut out after training, such as 0.5.")
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise too; the INT8 file is chosen if it is faster and as accurate.")
+        bool,
+        typer.Option(
+            "--int8",
+            help="Quantise too; the INT8 file is chosen if it is faster and as accurate. A budget counts on it.",
+        ),
     ] = False,
     resume: Resume = False,
     as_json: Json = False,

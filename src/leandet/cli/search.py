@@ -47,6 +47,9 @@ def search_command(
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning for the winner; 0 for none.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in a step of either training.")] = 16,
     target: Annotated[str, typer.Option(help="Where it will run: onnx, openvino, ncnn or litert.")] = "onnx",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="It will be quantised: measure what candidates take in 8 bit, for onnx.")
+    ] = False,
     ray: Ray = None,
     workers: Workers = None,
     seed: Seed = 0,
@@ -82,6 +85,7 @@ def search_command(
         seed=seed,
         threads=threads,
         to=target,
+        int8=int8,
     )
     dataset, _ = read(data)
     if ray is not None:

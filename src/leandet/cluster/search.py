@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 from leandet.cluster.connect import CLIENT, LOCAL, RESTARTS, Cluster, connected, the_ray
 from leandet.data.sample import Dataset, Sample, evenly
 from leandet.errors import UserError
+from leandet.search.finalists import Tell
 from leandet.search.judge import CALIBRATION, JUDGED, Judge
 from leandet.search.request import Request
-from leandet.search.run import Found, Tell, search
+from leandet.search.run import Found, search
 from leandet.search.scene import Scene
 from leandet.search.space import Candidate
 from leandet.search.strategies import Strategy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Stopwatch:
         threads: of the engine; None for all usable cores.
         seconds: measured time for each detector.
         to: the target, a name of `leandet export --to`.
+        finish: what is done to each written file before it is measured, its card given too; None for nothing.
     """
 
     card: Card
@@ -36,6 +38,7 @@ class Stopwatch:
     threads: int | None
     seconds: float
     to: str = "onnx"
+    finish: Callable[[Path, Card], None] | None = None
     _folder: Path = field(init=False, repr=False, compare=False)
     _known: list[dict[str, Any]] = field(init=False, repr=False, compare=False, default_factory=list)
 
@@ -58,6 +61,9 @@ class Stopwatch:
         asked = detector.spec.to_json()
         if asked not in self._known:
             path = self._folder / f"{len(self._known)}{suffix}"
-            write(deployable(detector), replace(self.card, spec=detector.spec), path)
+            card = replace(self.card, spec=detector.spec)
+            write(deployable(detector), card, path)
+            if self.finish is not None:
+                self.finish(path, card)
             self._known.append(asked)
         return self._folder / f"{self._known.index(asked)}{suffix}"

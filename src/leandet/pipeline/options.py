@@ -24,13 +24,14 @@ SHAPE_TOLERANCE = 1.1  # ratio of two aspect ratios that count as one shape
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is trained: a backbone, and the longest side of its input in pixels."""
+    """What is trained: a backbone, and the longest side of its input in pixels; and whether for use in 8 bit."""
 
     backbone: str
     side: int
+    int8: bool = False
 
     def __str__(self) -> str:
-        return f"{self.backbone} at {self.side} px"
+        return f"{self.backbone} at {self.side} px{', INT8' if self.int8 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Options:
         seconds: time allowed for the whole build; only with a budget. None for as long as it takes.
         target: the engine that the result is for, a name of `leandet export --to`.
         prune: share of the multiply-adds to cut out after training, above 0 and below 1; None prunes nothing.
-        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it.
+        int8: quantise too, and choose the 8-bit file where the gate of `leandet.quantize` accepts it. With a budget,
+            each backbone is planned in the precision that suits it.
         teacher: a `.safetensors` detector of the same classes to learn from while training; None for none.
         scale_penalty: see `Recipe`; for pruning by batch-norm scales later.
     """

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from leandet.detector.files import load_detector
-from leandet.pipeline.budget import Scout, Search, Survey
+from leandet.pipeline.budget import Scout, Search
 from leandet.pipeline.goal import remaining
 from leandet.pipeline.options import Options
 from leandet.pipeline.prune import REQUEST, SUFFIX, Pruning, prune_detector
 from leandet.pipeline.stages import Export, Quantize, Stage, Train, Work, describe
+from leandet.pipeline.survey import Survey
 
 PRUNED = "pruned.safetensors"
 

@@ -30,12 +30,13 @@ from leandet.machine import versions
 from leandet.nets.weights import DEFAULT, load_weights
 from leandet.pipeline.options import Architecture, Options, default_epochs, detections, input_size
 from leandet.preprocess import letterbox
-from leandet.quantize.quantize import quantize
+from leandet.quantize.quantize import MAX_DROP, quantize
 from leandet.runtime import open_runtime
 from leandet.runtime.bench import bench
 
 PARITY_IMAGES = 8
 BENCH_SECONDS = 6.0
+PLANNED_DROP = 0.02  # AP, a fraction, that 8 bit may cost where the budget was planned with it
 AGAIN = 2  # more measurements for a file that is over its budget
 MODEL, ONNX, INT8, CHECKPOINTS = "model.safetensors", "model.onnx", "model-int8.onnx", "training"
 WEIGHTS = ".safetensors"
@@ -273,22 +274,29 @@ class Export:
         path = work.path(ONNX).with_suffix(SUFFIXES[target])
         parity = export(detector, card, path, np.stack(pictures), target)
         described = describe(work, path, detector)
-        measured = [described]
-        while not work.options.in_time(measured[-1]["p50_ms"]) and len(measured) <= AGAIN:
-            work.tell(f"measured {measured[-1]['p50_ms']:.2f} ms, over the budget: measuring again")
-            measured.append(timed(work, path))
-        # What disturbs a measurement only ever adds to it; the others stay on record.
-        return {
-            **described,
-            **min(measured, key=lambda row: float(row["p50_ms"])),
-            "measured_p50_ms": [row["p50_ms"] for row in measured],
-            "parity_px": parity.boxes,
-            "parity_score": parity.scores,
-        }
+        if not work.architecture.int8:  # else it is the file in 8 bit that has to meet the budget
+            described = settled(work, path, described)
+        return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
+
+
+def settled(work: Work, path: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a file; where that is over the budget, measured again, twice at most, and the fastest taken.
+
+    What disturbs a measurement only ever adds to it; the others stay on record.
+    """
+    measured = [described]
+    while not work.options.in_time(measured[-1]["p50_ms"]) and len(measured) <= AGAIN:
+        work.tell(f"measured {measured[-1]['p50_ms']:.2f} ms, over the budget: measuring again")
+        measured.append(timed(work, path))
+    fastest = min(measured, key=lambda row: float(row["p50_ms"]))
+    return {**described, **fastest, "measured_p50_ms": [row["p50_ms"] for row in measured]}
 
 
 class Quantize:
-    """Tries INT8; what is slower or worse is refused, and the float32 file stays chosen."""
+    """Tries INT8; what is slower or worse is refused, and the float32 file stays chosen.
+
+    What was planned in 8 bit may lose more than what was not: in float32 it would not meet the budget.
+    """
 
     name = "quantize"
 
@@ -296,11 +304,19 @@ class Quantize:
         """Quantise, and describe the 8-bit file, or the float32 one again with the reasons against the other."""
         path = work.path(INT8)
         threads = work.options.threads
-        tried = quantize(work.path(ONNX), work.dataset, path, threads=threads, seconds=BENCH_SECONDS, tell=work.tell)
+        tried = quantize(
+            work.path(ONNX),
+            work.dataset,
+            path,
+            max_drop=PLANNED_DROP if work.architecture.int8 else MAX_DROP,
+            threads=threads,
+            seconds=BENCH_SECONDS,
+            tell=work.tell,
+        )
         if not tried.accepted:
             return {**work.done["export"], "int8": tried.to_json()}
         detector, _ = load_detector(work.latest)
-        return {**describe(work, path, detector), "int8": tried.to_json()}
+        return {**settled(work, path, describe(work, path, detector)), "int8": tried.to_json()}
 
 
 def run_stage(stage: Stage, work: Work) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Clock:
         host_ms: what the whole path takes beside the network.
         whole_ms: p50 of the whole detector's path as measured, see `Pace`.
         bias: factor on the layers' times.
-        extra_bytes: of the file, beside four for each parameter.
+        extra_bytes: of the file, beside those of its parameters.
+        weight_bytes: of a parameter: 4, or 1 in 8 bit.
     """
 
     layers: tuple[tuple[float, tuple[str, ...]], ...]
@@ -73,6 +74,7 @@ class Clock:
     whole_ms: float
     bias: float = 1.0
     extra_bytes: int = 0
+    weight_bytes: int = 4
 
     def ms(self, space: Space, candidate: Candidate) -> float:
         """p50 of the whole path, in ms."""
@@ -80,12 +82,12 @@ class Clock:
 
     def bytes(self, space: Space, candidate: Candidate) -> int:
         """Of the file."""
-        return 4 * space.parameters(candidate) + self.extra_bytes
+        return self.weight_bytes * space.parameters(candidate) + self.extra_bytes
 
     def corrected(self, space: Space, candidate: Candidate, row: BenchRow) -> Clock:
         """The clock that agrees with what was measured of a candidate."""
         bias = max(row.p50_ms - self.host_ms, 1e-6) / self._network(space, candidate)
-        return replace(self, bias=bias, extra_bytes=row.bytes - 4 * space.parameters(candidate))
+        return replace(self, bias=bias, extra_bytes=row.bytes - self.weight_bytes * space.parameters(candidate))
 
     def _network(self, space: Space, candidate: Candidate) -> float:
         before, after = space.whole_work, space.work(candidate)
@@ -99,15 +101,15 @@ class Clock:
     def to_json(self) -> dict[str, Any]:
         """A plain object, read back by `from_json`."""
         layers = [[ms, list(weights)] for ms, weights in self.layers]
-        own = {"host_ms": self.host_ms, "whole_ms": self.whole_ms, "bias": self.bias, "extra_bytes": self.extra_bytes}
-        return {"layers": layers, **own}
+        names = ("host_ms", "whole_ms", "bias", "extra_bytes", "weight_bytes")
+        return {"layers": layers, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Clock:
         """Read what `to_json` wrote."""
         layers = tuple((float(ms), tuple(weights)) for ms, weights in value["layers"])
         host_ms, whole_ms, bias = (float(value[name]) for name in ("host_ms", "whole_ms", "bias"))
-        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]))
+        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]), int(value.get("weight_bytes", 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ class Pace:
 def wind(space: Space, stopwatch: Stopwatch) -> Clock:
     """A clock from the whole detector's profile and measured path.
 
-    Engines without a profiler of their own share ONNX Runtime's proportions; the sum is their own.
+    Engines without a profiler of their own share ONNX Runtime's proportions, and 8 bit shares float32's; the sum is
+    their own.
     """
     engine = EngineName.OPENVINO if stopwatch.to == "openvino" else EngineName.ONNX
     size = space.detector.spec.size
@@ -156,7 +159,8 @@ def wind(space: Space, stopwatch: Stopwatch) -> Clock:
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
     outside = row.preprocess_p50_ms + row.postprocess_p50_ms
-    return Clock(layers, outside, row.p50_ms).corrected(space, space.whole, row)
+    weight_bytes = 1 if row.precision == "int8" else 4
+    return Clock(layers, outside, row.p50_ms, weight_bytes=weight_bytes).corrected(space, space.whole, row)
 
 
 def _weights(modules: Sequence[str], known: dict[str, float]) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Request:
         seed: of everything random.
         threads: of the measured engine and of PyTorch; None for all usable cores.
         to: the target, a name of `leandet export --to`.
+        int8: whether the result will be quantised: latencies and file sizes are those in 8 bit. For the target onnx.
     """
 
     model: Path
@@ -58,12 +59,15 @@ class Request:
     seed: int = 0
     threads: int | None = None
     to: str = "onnx"
+    int8: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise UserError(f"the strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
         if self.to not in SUFFIXES:
             raise UserError(f"the target must be one of {', '.join(SUFFIXES)}, not {self.to!r}.")
+        if self.int8 and self.to != "onnx":
+            raise UserError("a search for 8 bit is for the target onnx.")
         for name, least in (("trials", 1), ("smaller_inputs", 0), ("supernet_epochs", 1), ("epochs", 0)):
             if (value := getattr(self, name)) < least:
                 raise UserError(f"{name} must be at least {least}, not {value}.")

@@ -25,25 +25,22 @@ from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
 from leandet.machine import OTHER_BLOCK, channel_block, describe_machine
+from leandet.quantize.rounded import rounded
 from leandet.report.chart import Axis, Series, picture
 from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
+from leandet.search.finalists import SAFE, Tell, settle
 from leandet.search.judge import Judge, channel_moments, channel_worth
 from leandet.search.latency import Budget, Clock, Pace, wind
 from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
-from leandet.search.space import Candidate, Levels, Space
+from leandet.search.space import Candidate, Space
 from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, finished, front, judged, open_study
 from leandet.search.supernet import Supernet
 
 MODEL, FRONT, CHART = "model.safetensors", "front.json", "front.svg"
 TUNING, SUPERNETS = "training", "supernet"  # folders, with what they depend on in their names
 TIMED_SECONDS, TIMED_IMAGES = 3.0, 32
-FINALISTS = 3
-AIM, SAFE, CLOSE = 0.95, 0.97, 0.9  # of the budget: aimed at, taken as met, and near enough to stop
-ATTEMPTS = 4
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,9 @@ def search(
     say("finding the channel groups and what their channels are worth")
     space = space_of(request, detector, dataset)
     judge = Judge(space, dataset)
-    stopwatch = Stopwatch(card, _photographs(dataset), request.threads, TIMED_SECONDS, request.to)
+    photographs = tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
+    finish = rounded(photographs) if request.int8 else None
+    stopwatch = Stopwatch(card, photographs, request.threads, TIMED_SECONDS, request.to, finish)
     scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
     pace = Pace(stopwatch, space.detector, scene.clock.whole_ms)
     # Where the whole detector is safely within the budget nothing need be cut: it is the one trial.
@@ -125,7 +124,7 @@ def search(
     else:
         run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
-        winner, made, p50_ms = _settle(scene, judge, pace, trials, say)
+        winner, made, p50_ms = settle(scene, judge, pace, trials, say)
         outcome = _Outcome(trials, winner, p50_ms, pace.whole_ms)
         study.set_user_attr(SETTLED, {"wanted": wanted, "finished": finished(study), **outcome.to_json()})
     return _finish(request, dataset, card, space, made, outcome, say)
@@ -188,15 +187,11 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
         "budget": [request.budget.ms, request.budget.bytes],
         "strategy": request.strategy,
         "smaller_inputs": request.smaller_inputs,
-        "target": [request.to, request.threads],
+        "target": [request.to, request.threads, *(["int8"] if request.int8 else [])],
         "seed": request.seed,
         "judge": [request.judge.value, *own],
         **({"block": block} if block != OTHER_BLOCK else {}),
     }
-
-
-def _photographs(dataset: Dataset) -> tuple[Path, ...]:
-    return tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
 
 
 def _line(number: int, wanted: int, trial: Trialled) -> str:
@@ -239,72 +234,6 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
     if known is None:
         study.set_user_attr(CLOCK, clock.to_json())
     return clock if known is None else Clock.from_json(known)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """A finalist whose measured latency meets the budget."""
-
-    trial: Trialled
-    detector: Detector
-    ap: float
-
-
-def _settle(
-    scene: Scene, judge: Judge, pace: Pace, trials: list[Trialled], say: Tell
-) -> tuple[Trialled, Detector, float]:
-    """The best of the finalists that meets the budget when measured; with its p50."""
-    ranked = sorted((t for t in trials if t.met), key=lambda t: -t.ap) or sorted(trials, key=lambda t: t.latency_ms)
-    finalists: list[_Settled] = []
-    for trial in ranked[:FINALISTS]:
-        say(f"measuring finalist {len(finalists) + 1}: trial {trial.number}")
-        candidate, detector = _finalist(scene, judge, pace, trial, say)
-        settled = replace(trial, candidate=candidate)
-        finalists.append(_Settled(settled, detector, judge.ap(detector)))
-    rows = pace(*(one.detector for one in finalists))
-    met = [
-        (one, row) for one, row in zip(finalists, rows, strict=True) if scene.budget.excess(row.p50_ms, row.bytes) <= 0
-    ]
-    if not met:
-        fastest = min(row.p50_ms for row in rows)
-        raise UserError(
-            f"no finalist met the budget when measured, the fastest took {fastest:.2f} of {scene.budget.ms:g} ms: "
-            "the machine may be busy; run the search again to measure again, no trial is repeated."
-        )
-    best, row = max(met, key=lambda pair: pair[0].ap)
-    return replace(best.trial, ap=best.ap, latency_ms=row.p50_ms), best.detector, row.p50_ms
-
-
-def _finalist(scene: Scene, judge: Judge, pace: Pace, trial: Trialled, say: Tell) -> tuple[Candidate, Detector]:
-    """What is made of a trial; the whole detector, trained as it is, where that is within the budget when measured."""
-    space, whole = scene.space, scene.space.whole
-    if trial.candidate == whole:
-        row = pace(space.detector)[0]
-        if scene.budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
-            return whole, space.detector
-    candidate = _measured_fit(scene, pace, trial.levels, say)
-    return candidate, judge.calibrated(candidate)
-
-
-def _measured_fit(scene: Scene, pace: Pace, levels: Levels, say: Tell) -> Candidate:
-    """The widest structure of a point's proportions that meets the budget when measured, or the last one tried."""
-    budget, clock = scene.budget, scene.clock
-    aim = budget.part(AIM)
-    best, best_ms = None, 0.0
-    tried: list[Candidate] = []
-    for _ in range(ATTEMPTS):
-        candidate = scene.space.fit(levels, Scene(scene.space, clock, aim).over, grow=True)
-        if candidate in tried:
-            break
-        tried.append(candidate)
-        row = pace(scene.space.cut(candidate))[0]
-        say(f"it takes {row.p50_ms:.2f} ms, by its layers {clock.ms(scene.space, candidate):.2f} ms")
-        if best_ms < row.p50_ms and budget.part(SAFE).excess(row.p50_ms, row.bytes) <= 0:
-            best, best_ms = candidate, row.p50_ms
-        if best_ms >= CLOSE * budget.ms:
-            break
-        clock = clock.corrected(scene.space, candidate, row)
-    return best or tried[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +299,7 @@ def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Ou
         "budget_ms": request.budget.ms,
         "budget_bytes": request.budget.bytes,
         "target": request.to,
+        "int8": request.int8,
         "strategy": request.strategy,
         "judge": request.judge.value,
         "chosen": {
