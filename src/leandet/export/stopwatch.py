@@ -53,10 +53,14 @@ class Stopwatch:
         Raises:
             UserError: if the target's engine is not installed or does not take the network.
         """
-        return bench([self._file(one) for one in detectors], self.threads, self.images, seconds=self.seconds)
+        return bench([self.file(one) for one in detectors], self.threads, self.images, seconds=self.seconds)
 
-    def _file(self, detector: Detector) -> Path:
-        """The exported detector, or an earlier one of the same structure."""
+    def file(self, detector: Detector) -> Path:
+        """The exported detector, or an earlier one of the same structure; there for as long as the stopwatch lives.
+
+        Raises:
+            UserError: as when it is measured.
+        """
         suffix, write = WRITERS[self.to]
         asked = detector.spec.to_json()
         if asked not in self._known:

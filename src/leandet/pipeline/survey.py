@@ -29,7 +29,7 @@ from leandet.nets.weights import TorchvisionWeights
 from leandet.pipeline.options import Architecture, input_size
 from leandet.pipeline.stages import Work, begin, weights_file
 from leandet.quantize.rounded import rounded
-from leandet.runtime.bench import BenchRow
+from leandet.runtime.bench import BenchRow, bench
 from leandet.search.latency import Budget
 
 BACKBONES = (
@@ -157,10 +157,9 @@ def _measure(work: Work, names: list[str]) -> tuple[list[Surveyed], list[dict[st
         for side in pair
     ]
     detectors = [Detector(work.spec(place)).eval() for place in places]
-    rows: list[BenchRow] = []
-    for int8 in precisions:
-        own = [one for one, place in zip(detectors, places, strict=True) if place.int8 is int8]
-        rows += stopwatch(work, own[0].spec, SURVEY_SECONDS, int8)(*own).rows
+    watches = {int8: stopwatch(work, detectors[0].spec, SURVEY_SECONDS, int8) for int8 in precisions}
+    files = [watches[place.int8].file(detector) for place, detector in zip(places, detectors, strict=True)]
+    rows = bench(files, work.options.threads, watches[False].images, seconds=SURVEY_SECONDS).rows
     measured = [
         {
             "name": f"{place.backbone} at {row.size[1]}x{row.size[0]} px{', INT8' if place.int8 else ''}, untrained",
