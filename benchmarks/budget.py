@@ -26,7 +26,7 @@ from typing import Any
 from record import DOCS, fill, load, save, table
 
 NAME = "budget"
-MODEL, RESULTS = "model.onnx", "results.json"
+RESULTS = "results.json"
 SECONDS = 20.0  # of measurement for each file
 
 
@@ -39,18 +39,24 @@ def measured(models: list[Path], threads: int, photographs: Path) -> list[dict[s
     return rows
 
 
+def chosen(folder: Path) -> Path:
+    """The file that a build hands over."""
+    name: str = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["chosen"]["path"]
+    return folder / name
+
+
 def told(folder: Path, row: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """What a build reached, and its latency measured afterwards, now and before."""
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    chosen = results["chosen"]
+    figures = results["chosen"]
     measured_ms = [*before.get("measured_ms", []), row["p50_ms"]]
     names = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "bytes", "parameters", "multiply_adds")
     return {
-        **{name: chosen[name] for name in names},
-        "p50_in_build_ms": chosen["p50_ms"],
+        **{name: figures[name] for name in names},
+        "p50_in_build_ms": figures["p50_ms"],
         "measured_ms": measured_ms,
         "p50_ms": median(measured_ms),
-        **{name: row[name] for name in ("size", "threads")},
+        **{name: row[name] for name in ("size", "threads", "precision")},
         "budget_ms": results["budget_ms"],
         "stages": [{"name": one["name"], "seconds": one["seconds"], "ap": one["ap"]} for one in results["stages"]],
         "minutes": round(took(folder, results) / 60, 1),
@@ -89,10 +95,10 @@ def page(results: dict[str, Any]) -> str:
         found, hands = row["build"], row["hands"]
         within = [hand for hand in hands if hand["p50_ms"] <= found["budget_ms"]]
         best = max(within or hands, key=lambda hand: hand["ap"], default=None)
-        size = f"{found['size'][1]}x{found['size'][0]} px"
+        size = f"{found['size'][1]}x{found['size'][0]} px{', INT8' if found.get('precision') == 'int8' else ''}"
         lines.append(
             [
-                f"{row['data']}, {found['budget_ms']:g} ms",
+                f"{row['data']}, {found['budget_ms']:g} ms{', --int8' if found['options']['int8'] else ''}",
                 f"{found['planned'][0]}, {size}",
                 f"{found['p50_ms']:.2f}",
                 f"{sum(ms <= found['budget_ms'] for ms in found['measured_ms'])} of {len(found['measured_ms'])}",
@@ -124,9 +130,10 @@ def main() -> None:
     results = load(NAME) or {"rows": {}}
     if asked.build is not None:
         folders = [asked.build, *asked.hand]
-        rows = measured([folder / MODEL for folder in folders], asked.threads, asked.photographs)
+        rows = measured([chosen(folder) for folder in folders], asked.threads, asked.photographs)
         budget_ms = json.loads((asked.build / RESULTS).read_text(encoding="utf-8"))["budget_ms"]
-        known = results["rows"].setdefault(f"{asked.name} {budget_ms:04.1f} ms", {"data": asked.name})
+        eight = " int8" if json.loads((asked.build / RESULTS).read_text(encoding="utf-8"))["options"]["int8"] else ""
+        known = results["rows"].setdefault(f"{asked.name} {budget_ms:04.1f} ms{eight}", {"data": asked.name})
         before = [known.get("build", {}), *known.get("hands", [])] + [{}] * len(folders)
         found, *hands = [told(*one) for one in zip(folders, rows, before, strict=False)]
         known.update(build=found, hands=hands)

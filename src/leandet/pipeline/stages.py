@@ -275,11 +275,11 @@ class Export:
         parity = export(detector, card, path, np.stack(pictures), target)
         described = describe(work, path, detector)
         if not work.architecture.int8:  # else it is the file in 8 bit that has to meet the budget
-            described = settled(work, path, described)
+            described = remeasured(work, path, described)
         return {**described, "parity_px": parity.boxes, "parity_score": parity.scores}
 
 
-def settled(work: Work, path: Path, described: dict[str, Any]) -> dict[str, Any]:
+def remeasured(work: Work, path: Path, described: dict[str, Any]) -> dict[str, Any]:
     """What was measured of a file; where that is over the budget, measured again, twice at most, and the fastest taken.
 
     What disturbs a measurement only ever adds to it; the others stay on record.
@@ -316,7 +316,7 @@ class Quantize:
         if not tried.accepted:
             return {**work.done["export"], "int8": tried.to_json()}
         detector, _ = load_detector(work.latest)
-        return {**settled(work, path, describe(work, path, detector)), "int8": tried.to_json()}
+        return {**remeasured(work, path, describe(work, path, detector)), "int8": tried.to_json()}
 
 
 def run_stage(stage: Stage, work: Work) -> dict[str, Any]:
