@@ -71,9 +71,11 @@ def test_extreme_shapes_keep_one_pixel(shape):
     assert placement.scale_y > 0
 
 
-@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (1000, 1777), (1281, 1283), (2448, 3264)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(400, 361), (480, 640), (1080, 1920), (1000, 1777), (1281, 1283), (2448, 3264)]
+)
 def test_halving_a_large_photograph_first_gives_its_area_mean(height, width):
-    rough = np.random.default_rng(0).normal(size=(height // 40, width // 40, 3)).astype(np.float32)
+    rough = np.random.default_rng(0).normal(size=(24, 32, 3)).astype(np.float32)  # detail that the input can show
     scene = cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC)
     image = np.clip(128 + 40 * scene, 0, 255).astype(np.uint8)
     boxed, where = letterbox(image, Size(160, 160))
@@ -83,3 +85,10 @@ def test_halving_a_large_photograph_first_gives_its_area_mean(height, width):
     assert wanted.std() > 8
     assert np.abs(found - wanted).mean() < 1  # of 255
     assert np.abs((found - wanted).mean((0, 1))).max() < 0.5  # rounding at each halving
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(480, 640, Size(240, 320)), (540, 960, Size(180, 320))])
+def test_a_photograph_that_divides_evenly_is_its_area_mean_to_the_last_digit(height, width, size):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    boxed, _ = letterbox(image, size)
+    np.testing.assert_array_equal(boxed, cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_AREA))

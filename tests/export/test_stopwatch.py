@@ -47,6 +47,7 @@ def test_a_structure_is_exported_once_and_timed_as_often_as_asked(monkeypatch, t
     assert [row.size for row in watch(larger).rows] == [(256, 256)]
     assert written == ["0.onnx", "1.onnx"]
     assert list(scratch.glob("leandet-*"))
+    assert watch.preparing_ms(Size(32, 32)) > 0
     del watch
     gc.collect()
     assert not list(scratch.glob("leandet-*"))

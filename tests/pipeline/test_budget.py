@@ -72,6 +72,18 @@ def test_a_backbone_goes_on_in_the_precision_that_suits_it(tmp_path):
     ]
 
 
+def test_what_a_photograph_takes_to_become_an_input_counts(tmp_path):
+    """256 px would be within reach, but take a millisecond to prepare; 224 px take none."""
+
+    def preparing(size):
+        return 1.0 if size.width == 256 else 0.0
+
+    assert shortlisted(work_of(tmp_path), [surveyed()], preparing) == [Architecture("mobilenet_v2", 224)]
+    slow = Surveyed("mobilenet_v2", 6.0, 1e-5, 1, 72.0)
+    with pytest.raises(UserError, match=r"takes 6\.59 ms before pruning"):
+        shortlisted(work_of(tmp_path, 1.0), [slow], lambda size: 0.5)
+
+
 def test_a_folder_of_weights_says_which_backbones_there_are(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()

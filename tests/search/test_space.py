@@ -1,5 +1,6 @@
 """The space: legal widths, fits that use up the budget, and cuts that are ordinary detectors."""
 
+from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 
@@ -144,5 +145,16 @@ def test_a_candidates_share_does_not_depend_on_the_minute():
     assert [[row.p50_ms for row in pace(4.0, 2.0)] for _ in range(3)] == [[5.0, 2.5]] * 3
 
 
+def test_a_smaller_input_may_take_longer_to_prepare(scene):
+    space, plain = scene.space, scene.clock
+    smaller = replace(space.whole, size=space.sizes[1])
+    clock = replace(plain, sizes=((space.sizes[1].height, space.sizes[1].width, 0.7),))
+    assert clock.ms(space, space.whole) == plain.ms(space, space.whole)
+    assert clock.ms(space, smaller) == pytest.approx(plain.ms(space, smaller) + 0.7)
+    row = SimpleNamespace(p50_ms=2 * clock.ms(space, smaller), bytes=1000)
+    assert clock.corrected(space, smaller, row).ms(space, smaller) == pytest.approx(row.p50_ms)
+
+
 def test_the_clock_travels_as_json(scene):
-    assert type(scene.clock).from_json(scene.clock.to_json()) == scene.clock
+    for clock in (scene.clock, replace(scene.clock, sizes=((96, 96, 0.5),), weight_bytes=1)):
+        assert type(clock).from_json(clock.to_json()) == clock

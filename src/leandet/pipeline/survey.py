@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from leandet.export.stopwatch import Stopwatch
 from leandet.nets.weights import TorchvisionWeights
 from leandet.pipeline.options import Architecture, input_size
 from leandet.pipeline.stages import Work, begin, weights_file
+from leandet.preprocess import Size
 from leandet.quantize.rounded import rounded
 from leandet.runtime.bench import BenchRow, bench
 from leandet.search.latency import Budget
@@ -61,11 +63,13 @@ def budget_of(work: Work) -> Budget:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """A backbone's latency in one precision as a line over the input's area, and its file.
+    """A network's latency in one precision as a line over the input's area, and its file.
+
+    What a photograph takes to become an input is not in it.
 
     Attributes:
         backbone: a name of `leandet.nets`.
-        base_ms, ms_for_pixel: p50 = base + slope * pixels.
+        base_ms, ms_for_pixel: network and boxes take base + slope * pixels.
         bytes: of the file, whatever the input.
         top1: of the backbone's weights on ImageNet, per cent.
         int8: whether it was measured in 8 bit.
@@ -79,7 +83,7 @@ class Surveyed:
     int8: bool = False
 
     def ms(self, pixels: int) -> float:
-        """p50 at an input of so many pixels."""
+        """Of an input of so many pixels."""
         return self.base_ms + self.ms_for_pixel * pixels
 
     def pruned_ms(self, pixels: int) -> float:
@@ -107,7 +111,7 @@ class Survey:
         start = time.perf_counter()
         found, measured = _measure(work, names)
         each = (time.perf_counter() - start) / len(measured)
-        shortlist = shortlisted(work, found)
+        shortlist = shortlisted(work, found, stopwatch(work, work.spec(work.options.architecture), 0.0).preparing_ms)
         write_json(work.path(SURVEY), {"backbones": [asdict(one) for one in found], "measured": measured})
         return {
             "path": SURVEY,
@@ -179,9 +183,10 @@ def _measure(work: Work, names: list[str]) -> tuple[list[Surveyed], list[dict[st
 
 
 def _line(name: str, int8: bool, rows: list[BenchRow]) -> Surveyed:
-    """A backbone's latency as a line through what was measured of it."""
+    """A network's latency as a line through what was measured of it."""
     pixels = [float(row.size[0] * row.size[1]) for row in rows]
-    slope, base = np.polyfit(pixels, [row.p50_ms for row in rows], 1) if len(rows) > 1 else (0.0, rows[0].p50_ms)
+    taken = [row.p50_ms - row.preprocess_p50_ms for row in rows]
+    slope, base = np.polyfit(pixels, taken, 1) if len(rows) > 1 else (0.0, taken[0])
     return Surveyed(name, float(base), float(slope), rows[0].bytes, _top1(name), int8)
 
 
@@ -200,8 +205,15 @@ def _top1(name: str) -> float:
     return weights.top1 if isinstance(weights, TorchvisionWeights) else UNKNOWN_TOP1
 
 
-def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
+def shortlisted(
+    work: Work, found: list[Surveyed], preparing: Callable[[Size], float] = lambda size: 0.0
+) -> list[Architecture]:
     """What is worth training, by the rule of `Survey`; the most promising first.
+
+    Args:
+        work: the build.
+        found: what was measured.
+        preparing: ms that a photograph takes to become an input of a size.
 
     Raises:
         UserError: if the fastest of all is too slow to be pruned to the budget; it says how fast that is. What is only
@@ -212,14 +224,13 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     limit = min(LARGEST, max(SMALLEST, -(-largest // STRIDE) * STRIDE))
     sides = [work.options.size] if work.options.size else list(range(SMALLEST, limit + 1, STRIDE))
 
-    def area(side: int) -> int:
-        size = input_size(training, side)
-        return size.height * size.width
-
+    inputs = {side: input_size(training, side) for side in sides}
+    areas = {side: size.height * size.width for side, size in inputs.items()}
+    left = {side: budget.ms - preparing(size) for side, size in inputs.items()}
     fitting, nearly = [], []
     for one in found:
         small = 1.0 if budget.bytes is None else budget.bytes / KEPT**2 / one.bytes  # parameters: widths squared
-        able = [side for side in sides if one.pruned_ms(area(side)) <= budget.ms]
+        able = [side for side in sides if one.pruned_ms(areas[side]) <= left[side]]
         if able and small >= 1:
             fitting.append((one.worth(max(able)), Architecture(one.backbone, max(able), one.int8)))
         elif able:
@@ -228,8 +239,8 @@ def shortlisted(work: Work, found: list[Surveyed]) -> list[Architecture]:
     firsts = [one for i, one in enumerate(ranked) if one.backbone not in {other.backbone for other in ranked[:i]}]
     if best := firsts[:SHORTLIST] or [one for _, one in sorted(nearly, key=lambda pair: -pair[0])[:1]]:
         return best
-    fastest = min(found, key=lambda one: one.ms(area(sides[0])))
-    size, ms = input_size(training, sides[0]), fastest.ms(area(sides[0]))
+    fastest = min(found, key=lambda one: one.ms(areas[sides[0]]))
+    size, ms = inputs[sides[0]], fastest.ms(areas[sides[0]]) + budget.ms - left[sides[0]]
     if ms > FARTHEST * budget.ms:
         raise UserError(
             f"the budget of {budget.ms:g} ms cannot be met: the fastest found, {fastest.backbone} at "

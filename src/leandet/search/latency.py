@@ -63,6 +63,8 @@ class Clock:
     Attributes:
         layers: time in ms and names of the weights of each layer of the whole detector.
         host_ms: what the whole path takes beside the network.
+        sizes: height and width in pixels of other inputs than the whole detector's, and by how many ms longer a
+            photograph takes to become one.
         whole_ms: p50 of the whole detector's path as measured, see `Pace`.
         bias: factor on the layers' times.
         extra_bytes: of the file, beside those of its parameters.
@@ -75,10 +77,11 @@ class Clock:
     bias: float = 1.0
     extra_bytes: int = 0
     weight_bytes: int = 4
+    sizes: tuple[tuple[int, int, float], ...] = ()
 
     def ms(self, space: Space, candidate: Candidate) -> float:
         """p50 of the whole path, in ms."""
-        return self.host_ms + self.bias * self._network(space, candidate)
+        return self._host(candidate) + self.bias * self._network(space, candidate)
 
     def bytes(self, space: Space, candidate: Candidate) -> int:
         """Of the file."""
@@ -86,8 +89,12 @@ class Clock:
 
     def corrected(self, space: Space, candidate: Candidate, row: BenchRow) -> Clock:
         """The clock that agrees with what was measured of a candidate."""
-        bias = max(row.p50_ms - self.host_ms, 1e-6) / self._network(space, candidate)
+        bias = max(row.p50_ms - self._host(candidate), 1e-6) / self._network(space, candidate)
         return replace(self, bias=bias, extra_bytes=row.bytes - self.weight_bytes * space.parameters(candidate))
+
+    def _host(self, candidate: Candidate) -> float:
+        own = (candidate.size.height, candidate.size.width)
+        return self.host_ms + sum(ms for height, width, ms in self.sizes if (height, width) == own)
 
     def _network(self, space: Space, candidate: Candidate) -> float:
         before, after = space.whole_work, space.work(candidate)
@@ -102,14 +109,15 @@ class Clock:
         """A plain object, read back by `from_json`."""
         layers = [[ms, list(weights)] for ms, weights in self.layers]
         names = ("host_ms", "whole_ms", "bias", "extra_bytes", "weight_bytes")
-        return {"layers": layers, **{name: getattr(self, name) for name in names}}
+        return {"layers": layers, "sizes": [list(size) for size in self.sizes]} | {n: getattr(self, n) for n in names}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Clock:
         """Read what `to_json` wrote."""
         layers = tuple((float(ms), tuple(weights)) for ms, weights in value["layers"])
         host_ms, whole_ms, bias = (float(value[name]) for name in ("host_ms", "whole_ms", "bias"))
-        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]), int(value.get("weight_bytes", 4)))
+        sizes = tuple((int(height), int(width), float(ms)) for height, width, ms in value.get("sizes", ()))
+        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]), int(value.get("weight_bytes", 4)), sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +167,11 @@ def wind(space: Space, stopwatch: Stopwatch) -> Clock:
     known = space.whole_work
     layers = tuple((layer.ms, _weights(layer.modules, known)) for layer in found.layers)
     outside = row.preprocess_p50_ms + row.postprocess_p50_ms
+    own = stopwatch.preparing_ms(space.sizes[0])
+    sizes = tuple((s.height, s.width, stopwatch.preparing_ms(s) - own) for s in space.sizes[1:])
     weight_bytes = 1 if row.precision == "int8" else 4
-    return Clock(layers, outside, row.p50_ms, weight_bytes=weight_bytes).corrected(space, space.whole, row)
+    clock = Clock(layers, outside, row.p50_ms, weight_bytes=weight_bytes, sizes=sizes)
+    return clock.corrected(space, space.whole, row)
 
 
 def _weights(modules: Sequence[str], known: dict[str, float]) -> tuple[str, ...]:
