@@ -84,7 +84,7 @@ def test_halving_a_large_photograph_first_gives_its_area_mean(height, width):
     found = boxed[where.top : where.top + inner[1], where.left : where.left + inner[0]].astype(np.float32)
     assert wanted.std() > 8
     assert np.abs(found - wanted).mean() < 1  # of 255
-    assert np.abs((found - wanted).mean((0, 1))).max() < 0.5  # rounding at each halving
+    assert np.abs((found - wanted).mean((0, 1))).max() < 0.75  # rounding at each of up to four halvings
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(480, 640, Size(240, 320)), (540, 960, Size(180, 320))])
