@@ -47,7 +47,11 @@ def test_a_structure_is_exported_once_and_timed_as_often_as_asked(monkeypatch, t
     assert [row.size for row in watch(larger).rows] == [(256, 256)]
     assert written == ["0.onnx", "1.onnx"]
     assert list(scratch.glob("leandet-*"))
-    assert watch.preparing_ms(Size(32, 32)) > 0
+    before = cv2.getNumThreads()
+    asked = []
+    monkeypatch.setattr(cv2, "setNumThreads", asked.append)
+    assert watch.preparing_ms(Size(2048, 2048)) > watch.preparing_ms(Size(32, 32)) > 0
+    assert asked == [1, before] * 2  # the engine's, and as it was
     del watch
     gc.collect()
     assert not list(scratch.glob("leandet-*"))

@@ -11,7 +11,7 @@ from torch import nn
 
 from leandet.data.sample import Sample
 from leandet.detector.head import Maps
-from leandet.learn.peaks import accuracies, meet, steepest
+from leandet.learn.peaks import accuracies, keep_apart, steepest
 from leandet.learn.validation import ValidationBatch
 from leandet.preprocess import Placement, Size
 
@@ -85,8 +85,8 @@ def test_where_objects_of_two_classes_meet_only_one_class_competes(untrained):
     apart, together = (accuracies(detector, *given, ("a", "b", "c"), [8.0], classwise=c)[8.0] for c in (True, False))
     assert apart == pytest.approx(1)
     assert together == pytest.approx((1 + 0.5) / 2)  # the second's score is below that of a wrong one of its class
-    assert meet(apart, together)
-    assert not meet(apart, apart - 0.0009)
+    assert keep_apart(apart, together)
+    assert not keep_apart(apart, apart - 0.0009)
 
 
 def test_half_a_point_is_spent_and_no_more():

@@ -7,7 +7,7 @@ import torch
 
 from leandet.data.loader import training_loader
 from leandet.errors import UserError
-from leandet.learn.peaks import accuracies, meet, steepest
+from leandet.learn.peaks import FALLS, accuracies, keep_apart, steepest
 from leandet.learn.recipe import Recipe
 from leandet.learn.settle import settle
 from leandet.learn.validation import validation_loader
@@ -45,8 +45,26 @@ def test_only_the_choice_changes(dataset, untrained):
     )
     fall = detector.spec.fall
     assert own[fall] == figures.ap_by_fall[fall]
-    assert detector.spec.classwise == meet(own[fall], together[fall])
+    assert detector.spec.classwise == keep_apart(own[fall], together[fall])
     assert figures.ap == (own if detector.spec.classwise else together)[fall]
+
+
+@pytest.mark.parametrize(
+    ("without", "together", "classwise", "ap"),
+    [(0.5, 0.5, False, 0.5), (0.5, 0.4995, False, 0.4995), (0.5, 0.49, True, 0.5), (0.9, 0.9, True, 0.9)],
+)
+def test_classes_compete_with_each_other_where_that_costs_nothing(
+    dataset, untrained, monkeypatch, without, together, classwise, ap
+):
+    """AP is .5 with every fall; without one so much better in the last row that nothing competes."""
+
+    def told(detector, validation, samples, classes, falls=FALLS, *, classwise=True):
+        return {fall: without if not fall else 0.5 if classwise else together for fall in falls}
+
+    monkeypatch.setattr("leandet.learn.settle.accuracies", told)
+    detector = untrained()
+    figures, _ = settled(dataset, detector, replace(RECIPE, settling=0.05))
+    assert (detector.spec.classwise, figures.ap) == (classwise, ap)
 
 
 def test_the_choice_learns_the_height_of_scores(dataset, untrained):

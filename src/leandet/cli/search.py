@@ -98,6 +98,8 @@ def search_command(
         typer.echo(json.dumps(found.results))
     else:
         _print(found)
+        if int8:
+            typer.echo("it is in float32 still: next `leandet export`, then `leandet quantize --max-drop 0.02`")
 
 
 def _print(found: Found) -> None:

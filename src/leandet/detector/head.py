@@ -51,7 +51,7 @@ class Maps(NamedTuple):
         return classes + columns(self.chosen) if self.chosen else classes
 
     def peaks(self, fall: float, classwise: bool = True) -> Maps:
-        """The maps as they are used: a score beside a surer one of its class falls further below it.
+        """The maps as they are used: a score beside a surer one falls further below it.
 
         Which of two neighbours an object's middle is nearer to, and at which of two levels a middling object is
         answered, is hard to tell, and both may be fairly sure of themselves. So a logit falls by `fall` times what it

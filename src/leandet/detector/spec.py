@@ -71,7 +71,7 @@ class Spec:
         levels: strides of the feature maps that predict, `head.strides` or, for the lean head, some of them.
         head: what stands on the backbone.
         detections: the most that are returned for one image, from 1 to 10,000; more for crowds.
-        fall: how steeply a score falls beside a surer one of its class (`Maps.peaks`), from 0, not at all, to 8. A
+        fall: how steeply a score falls beside a surer one (`Maps.peaks`), from 0, not at all, to 8. A
             training ends by choosing it (`leandet.learn.peaks`).
         classwise: whether only scores of one class make each other fall; chosen with it.
         kept: channels of each group that is not as wide as its architecture has it, pruned or widened.

@@ -12,15 +12,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cv2
+
 from leandet.card import Card
 from leandet.data.image import load_image
 from leandet.detector.detector import Detector
 from leandet.export.export import WRITERS
 from leandet.export.graph import deployable
-from leandet.preprocess import Size, letterbox
+from leandet.machine import usable_cores
+from leandet.preprocess import Size
 from leandet.runtime.bench import BenchReport, bench
+from leandet.runtime.runtime import prepared
 
-PREPARED = 8  # photographs that tell how long it takes to prepare one
+PREPARED, TURNS = 8, 3  # photographs that tell how long it takes to prepare one, and how often each is
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -64,17 +68,20 @@ class Stopwatch:
     def preparing_ms(self, size: Size) -> float:
         """Median ms that a photograph takes to become an input of a size: what no network can change.
 
-        Not a line over the size: a size that divides a photograph's takes less.
+        Not a line over the size: a size that divides a photograph's takes less. With as many threads as the engine.
         """
-        photographs = [load_image(path) for path in self.images[:PREPARED]]
-        for image in photographs:
-            letterbox(image, size)
-        times = []
-        for image in photographs * 3:
-            start = time.perf_counter()
-            letterbox(image, size)
-            times.append(1e3 * (time.perf_counter() - start))
-        return median(times)
+        paths = self.images[:: max(1, len(self.images) // PREPARED)][:PREPARED]
+        photographs = [load_image(path) for path in paths]
+        before, times = cv2.getNumThreads(), []
+        cv2.setNumThreads(self.threads or usable_cores())
+        try:
+            for image in photographs * (1 + TURNS):
+                start = time.perf_counter()
+                prepared([image], size)
+                times.append(1e3 * (time.perf_counter() - start))
+        finally:
+            cv2.setNumThreads(before)
+        return median(times[len(photographs) :])  # the first turn warms up
 
     def file(self, detector: Detector) -> Path:
         """The exported detector, or an earlier one of the same structure; there for as long as the stopwatch lives.

@@ -22,7 +22,7 @@ FALLS = (STEEPEST, 3.0, 1.0, NONE)  # docs/decisions/0001 has what each does
 COST = 0.005  # AP, a fraction, that fewer duplicates may cost,
 OBJECTS = 2  # or as much as so many objects weigh: where few are labelled, AP jumps by more
 LEARNED = 1.0  # what a choice learns with in crowds
-MEETING = 0.001  # AP that it may cost to let all classes compete with each other, which takes less time
+TOGETHER = 0.001  # AP that it may cost to let all classes compete with each other, which takes less time
 
 
 def accuracies(
@@ -69,11 +69,11 @@ def steepest(accuracies: dict[float, float], samples: Sequence[Sample]) -> float
     return max(fall for fall, ap in accuracies.items() if ap >= accuracies[NONE] - allowed)
 
 
-def meet(classwise: float, together: float) -> bool:
-    """Whether objects of several classes stand so close that only scores of one class should compete.
+def keep_apart(classwise: float, together: float) -> bool:
+    """Whether only scores of one class should compete: objects of several classes stand too close for others.
 
     Args:
         classwise: AP, a fraction, where only they do.
         together: AP where all classes compete with each other.
     """
-    return together < classwise - MEETING
+    return together < classwise - TOGETHER

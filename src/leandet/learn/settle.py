@@ -22,7 +22,7 @@ from leandet.learn.fit import fit, trainer_for
 from leandet.learn.geometry import matched
 from leandet.learn.loss import wanted_scores
 from leandet.learn.module import Training
-from leandet.learn.peaks import LEARNED, NONE, accuracies, meet, steepest
+from leandet.learn.peaks import LEARNED, NONE, accuracies, keep_apart, steepest
 from leandet.learn.processes import share
 from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
@@ -130,7 +130,7 @@ def settle(
     ap, classwise = found[fall], True
     if fall and len(classes) > 1:
         together = accuracies(detector, validation, samples, classes, (fall,), classwise=False)[fall]
-        classwise = meet(ap, together)
+        classwise = keep_apart(ap, together)
         ap = ap if classwise else together
     detector.spec = replace(detector.spec, fall=fall, classwise=classwise)
     loss = float(trainer.callback_metrics["loss"])

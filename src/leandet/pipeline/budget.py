@@ -54,7 +54,7 @@ def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float)
     if work.resume and note.is_file():
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
-            return int(known["scouts"]), int(known["epochs"])
+            return int(known.get("scouts", len(shortlist))), int(known["epochs"])
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
     seconds = [seconds_for_epoch(work, architecture) for architecture in shortlist]

@@ -165,6 +165,7 @@ class Train:
         save_detector(detector, card.judged(described, described["split"]), path)
         described["bytes"] = path.stat().st_size  # with the figures in its card
         aps = {f"{fall:g}": ap for fall, ap in outcome.ap_by_fall.items()}
+        # The figures by fall are class by class, whatever was chosen.
         falls = {"fall": detector.spec.fall, "classwise": detector.spec.classwise, "val_ap_by_fall": aps}
         return {**described, **falls, "training_seconds": outcome.seconds, "loading_share": outcome.loading_share}
 
@@ -314,7 +315,7 @@ class Quantize:
             tell=work.tell,
         )
         if not tried.accepted:
-            return {**work.done["export"], "int8": tried.to_json()}
+            return {**remeasured(work, work.path(ONNX), work.done["export"]), "int8": tried.to_json()}
         detector, _ = load_detector(work.latest)
         return {**remeasured(work, path, describe(work, path, detector)), "int8": tried.to_json()}
 

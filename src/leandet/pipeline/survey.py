@@ -51,7 +51,7 @@ SHORTLIST = 3
 UNKNOWN_TOP1 = 60.0  # per cent, of a backbone without published weights
 # MobileNetV1 at 224 px, per cent, as its authors state in tensorflow/models.
 PUBLISHED_TOP1 = {"mobilenet_v1": 70.9, "mobilenet_v1_075": 68.4, "mobilenet_v1_050": 63.3, "mobilenet_v1_025": 49.8}
-ROUNDED = 0.99  # of its accuracy that a detector has in 8 bit, at least
+ROUNDED = 0.99  # of its accuracy that a detector has in 8 bit, by experience
 SURVEY_SECONDS, PHOTOGRAPHS = 2.0, 32
 SURVEY = "survey.json"
 
@@ -205,9 +205,7 @@ def _top1(name: str) -> float:
     return weights.top1 if isinstance(weights, TorchvisionWeights) else UNKNOWN_TOP1
 
 
-def shortlisted(
-    work: Work, found: list[Surveyed], preparing: Callable[[Size], float] = lambda size: 0.0
-) -> list[Architecture]:
+def shortlisted(work: Work, found: list[Surveyed], preparing: Callable[[Size], float]) -> list[Architecture]:
     """What is worth training, by the rule of `Survey`; the most promising first.
 
     Args:

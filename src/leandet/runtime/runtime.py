@@ -14,7 +14,7 @@ from leandet.card import Card
 from leandet.detections import Detections, FloatArray, IntArray
 from leandet.errors import UserError
 from leandet.machine import usable_cores
-from leandet.preprocess import Image, Placement, letterbox
+from leandet.preprocess import Image, Placement, Size, letterbox
 
 MAX_THREADS = 1024
 
@@ -31,6 +31,18 @@ class RawOutput(NamedTuple):
     boxes: FloatArray
     scores: FloatArray
     labels: IntArray
+
+
+def prepared(images: Sequence[Image], size: Size) -> tuple[npt.NDArray[np.uint8], list[Placement]]:
+    """See `Runtime.prepare`; for a network's input of a size."""
+    inputs = np.empty((len(images), 3, size.height, size.width), np.uint8)
+    placements = []
+    for index, image in enumerate(images):
+        _check_image(image)
+        boxed, where = letterbox(image, size)
+        cv2.split(boxed, list(inputs[index]))  # straight into the batch: six times faster than a transposed copy
+        placements.append(where)
+    return inputs, placements
 
 
 class Runtime(ABC):
@@ -102,15 +114,7 @@ class Runtime(ABC):
         Raises:
             UserError: if an image has another shape or type.
         """
-        size = self.card.spec.size
-        inputs = np.empty((len(images), 3, size.height, size.width), np.uint8)
-        placements = []
-        for index, image in enumerate(images):
-            _check_image(image)
-            boxed, where = letterbox(image, size)
-            cv2.split(boxed, list(inputs[index]))  # straight into the batch: six times faster than a transposed copy
-            placements.append(where)
-        return inputs, placements
+        return prepared(images, self.card.spec.size)
 
     @abstractmethod
     def run_network(self, inputs: npt.NDArray[np.uint8]) -> RawOutput:

@@ -116,8 +116,8 @@ class Clock:
         """Read what `to_json` wrote."""
         layers = tuple((float(ms), tuple(weights)) for ms, weights in value["layers"])
         host_ms, whole_ms, bias = (float(value[name]) for name in ("host_ms", "whole_ms", "bias"))
-        sizes = tuple((int(height), int(width), float(ms)) for height, width, ms in value.get("sizes", ()))
-        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]), int(value.get("weight_bytes", 4)), sizes)
+        sizes = tuple((int(height), int(width), float(ms)) for height, width, ms in value["sizes"])
+        return cls(layers, host_ms, whole_ms, bias, int(value["extra_bytes"]), int(value["weight_bytes"]), sizes)
 
 
 @dataclass(frozen=True, slots=True)

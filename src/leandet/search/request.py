@@ -67,7 +67,7 @@ class Request:
         if self.to not in SUFFIXES:
             raise UserError(f"the target must be one of {', '.join(SUFFIXES)}, not {self.to!r}.")
         if self.int8 and self.to != "onnx":
-            raise UserError("a search for 8 bit is for the target onnx.")
+            raise UserError(f"a search for 8 bit is for the target onnx, not {self.to}: leave one of the two out.")
         for name, least in (("trials", 1), ("smaller_inputs", 0), ("supernet_epochs", 1), ("epochs", 0)):
             if (value := getattr(self, name)) < least:
                 raise UserError(f"{name} must be at least {least}, not {value}.")

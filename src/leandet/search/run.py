@@ -187,6 +187,7 @@ def _identity(request: Request, dataset: Dataset) -> dict[str, Any]:
         "budget": [request.budget.ms, request.budget.bytes],
         "strategy": request.strategy,
         "smaller_inputs": request.smaller_inputs,
+        "clock": "sizes",  # what it knows; one that was wound before it knew them is another search
         "target": [request.to, request.threads, *(["int8"] if request.int8 else [])],
         "seed": request.seed,
         "judge": [request.judge.value, *own],
