@@ -68,7 +68,7 @@ def test_a_killed_search_goes_on_and_repeats_no_finished_trial(tmp_path):
 def test_two_workers_share_a_study(tmp_path):
     url, log = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "log"
     open_study(url, {"what": "test"})
-    pair = [start(url, log, 8, 0.5) for _ in range(2)]
+    pair = [start(url, log, 8, 1.5) for _ in range(2)]  # long enough for both to have begun on a busy machine
     for process in pair:
         _, said = process.communicate(timeout=240)
         assert process.returncode == 0, said
