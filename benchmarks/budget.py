@@ -39,15 +39,15 @@ def measured(models: list[Path], threads: int, photographs: Path) -> list[dict[s
     return rows
 
 
-def chosen(folder: Path) -> Path:
-    """The file that a build hands over."""
-    name: str = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["chosen"]["path"]
-    return folder / name
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a build says of itself."""
+    results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return results
 
 
 def told(folder: Path, row: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """What a build reached, and its latency measured afterwards, now and before."""
-    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    results = outcome(folder)
     figures = results["chosen"]
     measured_ms = [*before.get("measured_ms", []), row["p50_ms"]]
     names = ("ap", "ap50", "ap_with_nms", "duplicates_per_100", "bytes", "parameters", "multiply_adds")
@@ -130,10 +130,11 @@ def main() -> None:
     results = load(NAME) or {"rows": {}}
     if asked.build is not None:
         folders = [asked.build, *asked.hand]
-        rows = measured([chosen(folder) for folder in folders], asked.threads, asked.photographs)
-        budget_ms = json.loads((asked.build / RESULTS).read_text(encoding="utf-8"))["budget_ms"]
-        eight = " int8" if json.loads((asked.build / RESULTS).read_text(encoding="utf-8"))["options"]["int8"] else ""
-        known = results["rows"].setdefault(f"{asked.name} {budget_ms:04.1f} ms{eight}", {"data": asked.name})
+        files = [folder / outcome(folder)["chosen"]["path"] for folder in folders]
+        rows = measured(files, asked.threads, asked.photographs)
+        built = outcome(asked.build)
+        key = f"{asked.name} {built['budget_ms']:04.1f} ms{' int8' if built['options']['int8'] else ''}"
+        known = results["rows"].setdefault(key, {"data": asked.name})
         before = [known.get("build", {}), *known.get("hands", [])] + [{}] * len(folders)
         found, *hands = [told(*one) for one in zip(folders, rows, before, strict=False)]
         known.update(build=found, hands=hands)

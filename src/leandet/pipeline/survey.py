@@ -109,9 +109,11 @@ class Survey:
         """Measure, choose, write `survey.json`."""
         names = [work.options.backbone] if work.options.backbone else _available(work)
         start = time.perf_counter()
-        found, measured = _measure(work, names)
+        spec, precisions = work.spec(work.options.architecture), (False, True) if work.options.int8 else (False,)
+        watches = {int8: stopwatch(work, spec, SURVEY_SECONDS, int8) for int8 in precisions}
+        found, measured = _measure(work, names, watches)
         each = (time.perf_counter() - start) / len(measured)
-        shortlist = shortlisted(work, found, stopwatch(work, work.spec(work.options.architecture), 0.0).preparing_ms)
+        shortlist = shortlisted(work, found, watches[False].preparing_ms)
         write_json(work.path(SURVEY), {"backbones": [asdict(one) for one in found], "measured": measured})
         return {
             "path": SURVEY,
@@ -149,19 +151,19 @@ def _available(work: Work) -> list[str]:
     return able
 
 
-def _measure(work: Work, names: list[str]) -> tuple[list[Surveyed], list[dict[str, Any]]]:
+def _measure(
+    work: Work, names: list[str], watches: dict[bool, Stopwatch]
+) -> tuple[list[Surveyed], list[dict[str, Any]]]:
     """Every backbone at two inputs in every precision, in turns; and what was measured, as candidates."""
     sides = [(work.options.size,)] * len(names) if work.options.size else [SIDES] * len(names)
     torch.manual_seed(work.options.seed)
-    precisions = (False, True) if work.options.int8 else (False,)
     places = [
         Architecture(name, side, int8)
-        for int8 in precisions
+        for int8 in watches
         for name, pair in zip(names, sides, strict=True)
         for side in pair
     ]
     detectors = [Detector(work.spec(place)).eval() for place in places]
-    watches = {int8: stopwatch(work, detectors[0].spec, SURVEY_SECONDS, int8) for int8 in precisions}
     files = [watches[place.int8].file(detector) for place, detector in zip(places, detectors, strict=True)]
     rows = bench(files, work.options.threads, watches[False].images, seconds=SURVEY_SECONDS).rows
     measured = [
