@@ -52,6 +52,12 @@ def test_a_structure_is_exported_once_and_timed_as_often_as_asked(monkeypatch, t
     monkeypatch.setattr(cv2, "setNumThreads", asked.append)
     assert watch.preparing_ms(Size(2048, 2048)) > watch.preparing_ms(Size(32, 32)) > 0
     assert asked == [1, before] * 2  # the engine's, and as it was
-    del watch
+    finished = []
+    watch_finished = dataclasses.replace(watch, finish=lambda path, card: finished.append(card.spec), drafts=watch)
+    assert watch_finished.file(second).read_bytes() == watch.file(first).read_bytes()
+    assert watch_finished.file(first).parent != watch.file(first).parent
+    assert written == ["0.onnx", "1.onnx"]
+    assert finished == [spec]
+    del watch, watch_finished
     gc.collect()
     assert not list(scratch.glob("leandet-*"))

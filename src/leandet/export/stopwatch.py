@@ -41,6 +41,8 @@ class Stopwatch:
         seconds: measured time for each detector.
         to: the target, a name of `leandet export --to`.
         finish: what is done to each written file before it is measured, its card given too; None for nothing.
+        drafts: one for the same target that exports what this one finishes, so that nothing is exported twice; None to
+            export itself.
     """
 
     card: Card
@@ -49,6 +51,7 @@ class Stopwatch:
     seconds: float
     to: str = "onnx"
     finish: Callable[[Path, Card], None] | None = None
+    drafts: Stopwatch | None = None
     _folder: Path = field(init=False, repr=False, compare=False)
     _known: list[dict[str, Any]] = field(init=False, repr=False, compare=False, default_factory=list)
 
@@ -94,7 +97,10 @@ class Stopwatch:
         if asked not in self._known:
             path = self._folder / f"{len(self._known)}{suffix}"
             card = replace(self.card, spec=detector.spec)
-            write(deployable(detector), card, path)
+            if self.drafts is None:
+                write(deployable(detector), card, path)
+            else:
+                shutil.copyfile(self.drafts.file(detector), path)
             if self.finish is not None:
                 self.finish(path, card)
             self._known.append(asked)

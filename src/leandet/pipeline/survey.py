@@ -11,7 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,9 @@ class Survey:
         """Measure, choose, write `survey.json`."""
         names = [work.options.backbone] if work.options.backbone else _available(work)
         start = time.perf_counter()
-        spec, precisions = work.spec(work.options.architecture), (False, True) if work.options.int8 else (False,)
-        watches = {int8: stopwatch(work, spec, SURVEY_SECONDS, int8) for int8 in precisions}
+        watches = {False: stopwatch(work, work.spec(work.options.architecture), SURVEY_SECONDS)}
+        if work.options.int8:
+            watches[True] = replace(watches[False], finish=rounded(watches[False].images), drafts=watches[False])
         found, measured = _measure(work, names, watches)
         each = (time.perf_counter() - start) / len(measured)
         shortlist = shortlisted(work, found, watches[False].preparing_ms)

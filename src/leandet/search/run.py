@@ -213,7 +213,7 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
         return Clock.from_json(known)
     say("measuring the detector's layers")
     clock = wind(space, stopwatch)
-    say(f"the whole detector takes {clock.whole_ms:.2f} ms")
+    say(f"the whole detector takes {clock.whole_ms:.2f} ms at the machine's usual speed")
     pace = Pace(stopwatch, space.detector, clock.whole_ms)
     if Scene(space, clock, budget).over(space.whole):
         for _ in range(2):
