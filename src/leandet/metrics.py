@@ -75,8 +75,7 @@ def score(
         UserError: if no sample has an object.
         ModuleNotFoundError: without the training extra.
     """
-    if not any(len(sample.boxes) for sample in samples):
-        raise UserError("these images hold no labelled object, so no accuracy can be measured: choose another split.")
+    _check(samples)
     plain = _coco(samples, detections, classes, most)
     with_nms = _coco(samples, [suppress(d) for d in detections], classes, most)
     precision = plain.eval["precision"]  # (IoU, recall, class, area, detections)
@@ -102,8 +101,14 @@ def score(
 def average_precision(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: Sequence[str], most: int = COUNTED
 ) -> float:
-    """AP alone, over IoU .50:.95, a fraction; arguments as for `score`."""
+    """AP alone, over IoU .50:.95, a fraction; arguments and errors as for `score`."""
+    _check(samples)
     return float(_coco(samples, detections, classes, most).stats[0])
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    if not any(len(sample.boxes) for sample in samples):
+        raise UserError("these images hold no labelled object, so no accuracy can be measured: choose another split.")
 
 
 def _mean(precision: Any) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from leandet.card import Card
 from leandet.compress import Budget, Quantity, Rule, Schedule, Scope, Target, prune, recalibrate, shrink
 from leandet.compress import criteria as cr
+from leandet.compress.allocate import choices
 from leandet.compress.channels import analyse
 from leandet.cost.count import count
 from leandet.detector.detector import Detector
@@ -169,6 +170,25 @@ def test_a_filter_may_be_a_buffer(target):
     assert result.module.blur.shape[0] == result.widths["enter"] < 8
     assert result.parameters == pytest.approx(size(result.module) / size(network))
     assert result.module(x).shape == (1, 4, 8, 8)
+
+
+def test_a_filter_without_a_module_meets_rules_and_criteria():
+    network, x = Blurs(), torch.randn(4, 3, 8, 8)
+    activations = cr.Activations.measure(network, [x])
+    for criterion in (cr.Apoz(activations), cr.MeanActivation(activations)):
+        assert shrink(network, x, 0.5, criterion=criterion).widths["enter"] == 4
+    kept = shrink(network, x, 0.5, rules=(Rule("enter", kind=nn.Conv2d, exclude=True),))
+    assert "enter" not in kept.widths
+
+
+def test_scores_below_zero_are_no_more_than_that():
+    """Relative to their mean they would be endless."""
+    group = Blurs()
+    structure = analyse(group, torch.zeros(1, 3, 8, 8))
+    (one,) = choices(group, structure, lambda view: torch.arange(8.0) - 5)
+    prices = one.prices(relative=True)
+    assert list(prices) == sorted(prices)
+    assert abs(prices).mean() == pytest.approx(1)
 
 
 def test_no_batch_leaves_the_statistics_alone():

@@ -1,6 +1,7 @@
 """Masked equals cut, group by group, on networks of every kind."""
 
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from leandet.compress import prune, recalibrate, verify
 from leandet.compress.cut import cut
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
+from leandet.errors import UserError
 from leandet.nets.blocks import conv_bn, shuffle
 from leandet.preprocess import Size
 
@@ -183,6 +185,63 @@ def test_what_mixes_channels_is_skipped_by_name():
     report = verify(Mixed(), noise(8)[:1])
     assert (report.groups, report.exact, report.skipped) == (2, 1, 1)
     assert "group_norm in norm" in report.reasons["enter"]
+
+
+class Scaled(nn.Module):
+    """A factor without a dimension, as ReZero and temperatures have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.factor = nn.Parameter(torch.tensor(0.7))
+        self.register_buffer("temperature", torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).relu() * self.factor / self.temperature)
+
+
+class Shifted(nn.Module):
+    """A parameter that lies along the channels; of one channel its shape does not say along which dimension."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 4, 1)
+        self.shift = nn.Parameter(torch.randn(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave((self.enter(x) + self.shift).relu())
+
+
+@pytest.mark.parametrize("network", [Scaled(), Shifted(2), Shifted(3), Shifted(8)], ids=["0d", "2", "3", "8"])
+def test_parameters_that_layers_do_not_own(network):
+    proven(network, noise(8), 1)
+    smaller = prune(network, noise(8)[:1], 0.9)
+    assert smaller(noise(8)).shape == (4, 4, 8, 8)
+    assert smaller.enter.out_channels == 1
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+class Answers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(self.leave(self.enter(x)))
+
+
+def test_an_answer_that_cannot_be_seen_is_no_proof():
+    with pytest.raises(UserError, match="an object of Answer, in which no tensor can be seen: let it return tensors"):
+        verify(Answers(), noise(8))
+
+
+def test_a_network_without_weights_has_no_groups():
+    report = verify(nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), noise(8))
+    assert (report.groups, report.together) == (0, None)
 
 
 def test_the_proof_can_fail(monkeypatch):

@@ -67,6 +67,11 @@ def test_one_layer(module, channels, kind, parameters, multiply_adds, activation
     assert cost.parameters == parameters
 
 
+def test_a_linear_layer_without_bias_is_one_too():
+    (row,) = count(nn.Linear(5, 7, bias=False), torch.zeros(2, 5)).rows
+    assert (row.kind, row.multiply_adds, row.activations, row.parameters) == (Kind.LINEAR, 2 * 5 * 7, 2 * 7, 5 * 7)
+
+
 def test_a_linear_layer():
     (row,) = count(nn.Linear(5, 7), torch.zeros(2, 5)).rows
     assert (row.kind, row.output, row.parameters) == (Kind.LINEAR, (2, 7), 42)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from leandet.cost import roofline as rooms
 from leandet.cost.roofline import Roofline, bandwidths, roofline
@@ -46,6 +47,12 @@ def test_measured_once_and_again_when_damaged(tmp_path, monkeypatch):
     path.write_text("{", encoding="utf-8")
     assert roofline("onnxruntime", "1", 1).peak_gflops > 1
     assert path.read_text(encoding="utf-8").startswith("{\n")
+
+
+def test_the_threads_of_torch_are_left_as_they_were():
+    torch.set_num_threads(2)
+    rooms._product_torch(1)()
+    assert torch.get_num_threads() == 2
 
 
 def test_what_a_busy_machine_gave_is_measured_again_once_it_is_quiet(tmp_path, monkeypatch):

@@ -57,6 +57,18 @@ def test_roboflow_tree(root: Path) -> None:
     }
 
 
+def test_a_missing_picture_is_not_taken_from_another_split(root: Path) -> None:
+    """Both splits count from 1: what `valid/` has under that name is another picture."""
+    for split, keys in (("train", (1, 2, 3)), ("valid", (1, 2, 3))):
+        for key in keys:
+            write(root / split / f"{key}.jpg", jpeg(key + 10 * (split == "valid")))
+        write(root / f"annotations/instances_{split}.json", coco([image(k) for k in keys], [box(k, k) for k in keys]))
+    (root / "train/2.jpg").unlink()
+    data, report = read(root)
+    assert [s.image.relative_to(root).as_posix() for s in data.splits["train"]] == ["train/1.jpg", "train/3.jpg"]
+    assert [p.kind for p in report.problems.kept] == [ProblemKind.MISSING_IMAGE]
+
+
 def test_one_file_with_splits_in_the_file_names(root: Path) -> None:
     pictures(root / "train", 1, 2)
     pictures(root / "val", 3)

@@ -57,6 +57,17 @@ def test_exif_orientation_is_honoured(tmp_path: Path, size: tuple[int, int], ori
     assert inspect_image(path).size == seen
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_what_has_sixteen_bits_is_told(tmp_path: Path, suffix: str) -> None:
+    deep = np.full((40, 64), 0x1234, np.uint16)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), deep)
+    cv2.imwrite(str(tmp_path / f"b{suffix}"), (deep >> 8).astype(np.uint8))
+    assert [inspect_image(tmp_path / f"{name}{suffix}").bits for name in "ab"] == [16, 8]
+    for name in "ab":
+        assert inspect_image(tmp_path / f"{name}{suffix}").size == Size(40, 64)
+        np.testing.assert_array_equal(load_image(tmp_path / f"{name}{suffix}"), 0x12)
+
+
 def test_a_thumbnail_does_not_hide_truncation(tmp_path: Path) -> None:
     thumbnail = jpeg(1, 16, 16)
     data = jpeg(0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -173,6 +174,18 @@ def test_exif_boxes_refer_to_the_picture_as_seen(root: Path, flat_voc: Add) -> N
     (problem,) = report.problems.kept
     assert problem.kind is ProblemKind.SIZE_DIFFERS
     assert "EXIF" in problem.message
+
+
+def test_a_picture_of_sixteen_bits_is_used_and_told(root: Path, flat_voc: Add) -> None:
+    flat_voc("a", [CAT])
+    deep = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)
+    write(root / "b.png", cv2.imencode(".png", deep)[1].tobytes())
+    write(root / "b.xml", voc_xml("b.png", [CAT]))
+    data, report = read(root)
+    assert sum(len(samples) for samples in data.splits.values()) == 2
+    (problem,) = report.problems.kept
+    assert (problem.kind, problem.where) == (ProblemKind.DEEP_IMAGE, "b.png")
+    assert "of its 16 bits a channel the upper 8 are used" in problem.message
 
 
 def test_a_stated_size_of_zero_is_no_size(root: Path, flat_voc: Add) -> None:

@@ -28,6 +28,8 @@ def test_a_spec_comes_back_from_json(changes):
         ({"width": 7}, "width must be from 8 to 4096 channels, not 7"),
         ({"levels": ()}, "levels must be some of 8, 16, 32"),
         ({"levels": (4, 8)}, "levels must be some of 8, 16, 32"),
+        ({"levels": (32, 8)}, "levels must be some of 8, 16, 32, ascending"),
+        ({"levels": (8, 8)}, "levels must be some of 8, 16, 32, ascending"),
         ({"head": HeadStyle.ONENET_CENTRE}, r"levels must be 4, not \[8, 16, 32\]"),
         ({"head": HeadStyle.ONENET_FCOS, "levels": (8, 16)}, "levels must be 8, 16, 32, 64, 128, not"),
         ({"size": Size(300, 320)}, "multiple of 32 .* not 300: try 288"),

@@ -79,6 +79,18 @@ def test_what_cannot_be_filled_up_stays(kept):
     assert made.SerializeToString() == before
 
 
+@pytest.mark.parametrize("name", ["w", "dw", "pw"])
+def test_a_layer_that_computes_its_weights_is_left_alone(name):
+    """As weight-standardised convolutions do."""
+    made = stem()
+    initial = next(tensor for tensor in made.graph.initializer if tensor.name == name)
+    made.graph.node.insert(0, helper.make_node("Identity", [f"{name}.raw"], [name], f"{name}.computed"))
+    initial.name = f"{name}.raw"
+    before = made.SerializeToString()
+    fill_blocks(made.graph, 16)
+    assert made.SerializeToString() == before
+
+
 def unit(width: int) -> onnx.ModelProto:
     """A pointwise, a depthwise and a pointwise convolution, as in a ShuffleNetV2 unit."""
     nodes = [

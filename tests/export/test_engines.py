@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -159,4 +160,11 @@ def test_somebody_elses_folder_is_not_overwritten(detector, card, model, tmp_pat
 def test_a_format_or_suffix_that_is_none(detector, card, tmp_path, to, name, said):
     with pytest.raises(UserError, match=said):
         export(detector, card, tmp_path / name, pictures(1), to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_engine_is_one_sentence(detector, card, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pnnx", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install 'leandet\[ncnn\]'"):
+        export(detector, card, tmp_path / "a.ncnn", pictures(1), "ncnn")
     assert not list(tmp_path.iterdir())

@@ -106,7 +106,10 @@ def test_each_step_sees_the_pictures_of_the_doubled_batch(count, batch):
     [
         ({}, Processes()),
         ({"WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "2", "RANK": "5"}, Processes(8, 2, 5)),
-        ({"SLURM_NTASKS": "4", "SLURM_NNODES": "4", "SLURM_PROCID": "3"}, Processes(4, 4, 3)),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_NNODES": "4", "SLURM_PROCID": "3", "SLURM_NTASKS_PER_NODE": "1"},
+            Processes(4, 4, 3),
+        ),
         ({"SLURM_NTASKS": "4", "SLURM_NNODES": "4"}, Processes()),
     ],
 )
@@ -127,8 +130,25 @@ def test_numbers_without_sense_are_refused(monkeypatch, values):
         Processes.here()
 
 
+def test_srun_has_to_say_how_many_each_machine_has(monkeypatch):
+    """Lightning ends in a traceback without."""
+    _clear(monkeypatch)
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--ntasks-per-node"):
+        Processes.here()
+
+
 def _clear(monkeypatch):
-    for name in ("WORLD_SIZE", "GROUP_WORLD_SIZE", "RANK", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_PROCID"):
+    for name in (
+        "WORLD_SIZE",
+        "GROUP_WORLD_SIZE",
+        "RANK",
+        "SLURM_NTASKS",
+        "SLURM_NNODES",
+        "SLURM_PROCID",
+        "SLURM_NTASKS_PER_NODE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from leandet.data.shapes import draw_shapes
 from leandet.detector.detector import Detector
 from leandet.detector.spec import Spec
 from leandet.errors import UserError
+from leandet.learn import validation
 from leandet.learn.callbacks import CURVES
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import BEST, LAST, Outcome, train
@@ -193,6 +195,8 @@ def test_a_resume_draws_ahead_the_views_of_its_own_epoch(data, tmp_path):
         run(data, tmp_path / "halves", 2, callbacks=[first], workers=1, evaluations=1)
     run(data, tmp_path / "halves", 2, resume=True, callbacks=[then], workers=1, evaluations=1)
     assert first.seen | then.seen == whole.seen
+    logs = [len((tmp_path / "halves" / name / "metrics.csv").read_text().splitlines()) for name in ("csv", "csv-2")]
+    assert min(logs) > 1  # a resume leaves the log of the epochs before it alone
     assert whole.seen[0] != whole.seen[1]
 
 
@@ -217,6 +221,17 @@ def test_a_finished_training_is_not_trained_again(data, tmp_path):
     detector, _ = run(data, tmp_path, 1)
     again, outcome = run(data, tmp_path, 1, resume=True)
     assert outcome.epochs == 1
+    for a, b in zip(detector.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_training_that_lost_patience_is_finished(data, tmp_path):
+    """Resumed, as where it was interrupted while the choice settled, it does not begin another epoch."""
+    changes = {"patience": 1, "evaluations": 12, "learning_rate": 1e-9, "settling": 0.0}
+    detector, outcome = run(data, tmp_path, 12, **changes)
+    assert outcome.epochs == 2
+    again, resumed = run(data, tmp_path, 12, resume=True, **changes)
+    assert resumed.epochs == 2
     for a, b in zip(detector.state_dict().values(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -327,6 +342,27 @@ def test_the_batches_do_not_depend_on_the_number_of_workers(data):
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.images, b.images)
         assert same(a.targets, b.targets)
+
+
+def test_loader_processes_share_what_is_decoded_or_decode_themselves(data):
+    samples = read(data)[0].splits["train"]
+    loader = training_loader(samples, SIZE, batch=4, seed=0, mosaic_until=0, workers=1)
+    if sys.platform == "linux":
+        assert loader.multiprocessing_context.get_start_method() == "fork"
+    views = loader.dataset
+    assert len(views._cache) == len(samples)
+    sent = pickle.loads(pickle.dumps(views))
+    assert not sent._cache
+    assert same(sent[Draw(0, 3, False)], views[Draw(0, 3, False)])
+
+
+def test_validation_keeps_as_many_pictures_as_fit(data, monkeypatch):
+    monkeypatch.setattr(validation, "KEPT_BYTES", 2 * 3 * 64 * 64 + 1)
+    samples = read(data)[0].splits["val"]
+    loader = validation_loader(samples, SIZE, 2)
+    first, second = (torch.cat([batch.images for batch in loader]) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(first) == len(samples) > len(loader.dataset._cache) == 2
 
 
 def test_views_keep_boxes_on_their_objects(data):

@@ -111,6 +111,14 @@ def test_what_is_asked_for_is_not_chosen_anew(tmp_path):
     assert shortlisted(work_of(tmp_path, size=224), [surveyed()]) == [Architecture("mobilenet_v2", 224)]
 
 
+@pytest.mark.parametrize(
+    ("asked", "measured"), [(None, (160, 320)), (320, (160, 320)), (224, (96, 224)), (32, (64, 32))]
+)
+def test_a_slope_is_measured_at_a_size_that_is_asked_for_too(asked, measured):
+    """Without one nothing would seem to be saved by pruning."""
+    assert survey._sides(asked) == measured
+
+
 def test_a_file_far_too_large_is_left_out(tmp_path):
     found = [surveyed(), surveyed("shufflenet_v2_x0_5", 6.0, 2_000_000, 60.0)]
     ranked = shortlisted(work_of(tmp_path, max_bytes=1_000_000), found)

@@ -286,3 +286,19 @@ def test_a_mistake_found_at_once_does_not_use_up_the_folder(model, dataset, tmp_
         prune_detector(model, dataset, out, dataclasses.replace(HALF, rules=(Rule("nowhere"),)))
     result = prune_detector(model, dataset, out, dataclasses.replace(HALF, epochs=0))  # mended: goes on, no --resume
     assert [p["name"] for p in result["points"]] == ["before", "cut", "recalibrated"]
+
+
+def test_what_another_pruning_began_with_is_not_believed(model, dataset, tmp_path, monkeypatch):
+    """Nothing of it is worth keeping, so its folder is taken; its figures are not."""
+    out = tmp_path / "p.safetensors"
+    note = out.with_suffix(".pruning") / "before.json"
+    note.parent.mkdir()
+    note.write_text("{}", encoding="utf-8")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prune, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prune_detector(model, dataset, out, HALF)
+    assert not note.exists()

@@ -48,11 +48,12 @@ def test_a_range_is_onnx_s_grid():
     assert reads(torch.zeros(1)).abs().item() < 1e-6
 
 
-def test_int8_weights_are_symmetric_and_per_channel():
+@pytest.mark.parametrize("steps", [127, 64])  # of 8 and of 7 bits
+def test_int8_weights_are_symmetric_and_per_channel(steps):
     torch.manual_seed(0)
     weight = torch.randn(5, 3, 3, 3) * torch.tensor([0.01, 0.1, 1, 10, 100]).view(-1, 1, 1, 1)
-    found = Int8Weight()(weight)
-    step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+    found = Int8Weight(steps)(weight)
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / steps
     torch.testing.assert_close(found / step, (found / step).round(), atol=1e-3, rtol=0)
     assert ((found - weight).abs() <= step * 0.501).all()
 

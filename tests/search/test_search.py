@@ -15,6 +15,7 @@ from leandet.card import Card
 from leandet.compress.criteria import l1
 from leandet.data.image import load_image
 from leandet.data.read import read
+from leandet.data.sample import evenly
 from leandet.data.shapes import draw_shapes
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
@@ -121,10 +122,47 @@ def test_a_search_from_end_to_end(model, dataset, folder, quick):
     assert not [line for line in again if line.startswith("trial ")]  # all were finished
 
 
+def test_some_judged_images_have_an_object(model, dataset):
+    space = Space(load_detector(model)[0], l1)
+    with_one = dataset.splits["val"][0]
+    empty = dataclasses.replace(
+        with_one,
+        boxes=with_one.boxes[:0],
+        labels=with_one.labels[:0],
+        crowd=with_one.crowd[:0],
+        areas=with_one.areas[:0],
+    )
+
+    def judging(samples):
+        return Judge(space, dataclasses.replace(dataset, splits={**dataset.splits, "val": tuple(samples)}))
+
+    rare = [*[empty] * 400, with_one, *[empty] * 400]
+    assert with_one not in evenly(rare, 96)  # as it would be without looking
+    assert 0 <= judging(rare).ap(space.detector) <= 1
+    with pytest.raises(UserError, match="no labelled object"):
+        judging([empty]).ap(space.detector)
+
+
+def test_no_fine_tuning_goes_on_from_another_searchs(model, dataset, tmp_path):
+    request = Request(model, tmp_path, Budget(4.0), epochs=3)
+    other = tmp_path / "other.safetensors"
+    detector, card = load_detector(model)
+    with torch.no_grad():
+        next(detector.parameters()).add_(1)
+    save_detector(detector, card, other)
+    whole = Space(detector, l1).whole
+    requests = [request, *(dataclasses.replace(request, **change) for change in ({"model": other}, {"seed": 1}))]
+    folders = {run._tuning_folder(one, dataset, whole) for one in requests}
+    assert len(folders) == 3
+    assert run._tuning_folder(request, dataset, whole) in folders
+
+
 @pytest.mark.slow
-def test_a_detector_within_the_budget_is_left_as_it_is(model, dataset, tmp_path, quick):
+@pytest.mark.parametrize("strategy", ["evolution", "random"])
+def test_a_detector_within_the_budget_is_left_as_it_is(model, dataset, tmp_path, quick, strategy):
     lines = []
-    found = search(Request(model, tmp_path, Budget(1e4), trials=5, threads=1, epochs=1), dataset, lines.append)
+    request = Request(model, tmp_path, Budget(1e4), trials=5, threads=1, epochs=1, strategy=strategy, smaller_inputs=2)
+    found = search(request, dataset, lines.append)
     made, whole = (load_detector(path)[0] for path in (found.path, model))
     assert made.spec == whole.spec
     for (name, value), other in zip(made.state_dict().items(), whole.state_dict().values(), strict=True):

@@ -127,6 +127,10 @@ def test_the_clock_is_right_where_it_was_set(scene):
         assert scene.ms(other) == pytest.approx(1 + 1e-6 * sum(space.work(other).values()))
 
 
+def row_of(p10, p50):
+    return BenchRow("m", "e", "float32", 1, 1, (64, 64), p10, p50, p50, p50, 1e3 / p50, 1, None, 0.0, p50, 0.0, 9)
+
+
 def test_a_candidates_share_does_not_depend_on_the_minute():
     """A machine at half its speed in every other measurement, where a few calls of each are disturbed too."""
     speeds = cycle((1.0, 2.0))
@@ -138,9 +142,6 @@ def test_a_candidates_share_does_not_depend_on_the_minute():
         ]
         return SimpleNamespace(rows=[row_of(*time) for time in times])
 
-    def row_of(p10, p50):
-        return BenchRow("m", "e", "float32", 1, 1, (64, 64), p10, p50, p50, p50, 1e3 / p50, 1, None, 0.0, p50, 0.0, 9)
-
     pace = Pace(stopwatch, 8.0, 10.0)  # a detector is its own time here; the whole was timed at 10 ms once
     assert [[row.p50_ms for row in pace(4.0, 2.0)] for _ in range(3)] == [[5.0, 2.5]] * 3
 
@@ -150,11 +151,13 @@ def test_a_machine_is_looked_at_more_than_once():
     moments = iter((3.0, 3.1, 9.0, 4.0, 3.9))
 
     def stopwatch(_):
-        return SimpleNamespace(rows=[SimpleNamespace(p50_ms=next(moments))])
+        return SimpleNamespace(rows=[row_of(1.0, next(moments))])
 
     stopwatch.seconds = 0.0
     assert usual(stopwatch, None).p50_ms == 4.0
     assert next(moments, None) is None
+    moments = iter((3.0, 3.1, 3.3, 3.0, 3.2))
+    assert usual(stopwatch, None, (4.1, 3.9)).p50_ms == 3.9  # ten minutes ago it was slower
 
 
 def test_a_smaller_input_may_take_longer_to_prepare(scene):

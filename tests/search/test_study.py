@@ -2,6 +2,7 @@
 
 import collections
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import optuna
 import pytest
 
 from leandet.errors import UserError
+from leandet.search.space import StructureError
 from leandet.search.strategies import STRATEGIES
 from leandet.search.study import REFUSED, Trialled, Worker, front, judged, open_study
 
@@ -108,7 +110,7 @@ def test_a_structure_that_cannot_be_judged_does_not_stop_the_search(scene):
     def judge(candidate):
         asked.append(candidate.key)
         if len(asked) == 2:
-            raise UserError("the network does not run at these widths")
+            raise StructureError("the network does not run at these widths")
         return 0.5
 
     made, told = worker(scene, judge)
@@ -121,10 +123,58 @@ def test_a_structure_that_cannot_be_judged_does_not_stop_the_search(scene):
 
 def test_when_none_can_be_judged_the_reason_is_given(scene):
     def judge(candidate):
-        raise UserError("the network does not run at these widths")
+        raise StructureError("the network does not run at these widths")
 
     with pytest.raises(UserError, match="does not run at these widths"):
         worker(scene, judge, trials=2)[0].run()
+
+
+def test_a_strategy_with_one_structure_ends_where_that_is_refused(scene):
+    asked = []
+
+    def judge(candidate):
+        asked.append(candidate.key)
+        raise StructureError("the network does not run at these widths")
+
+    deadline = time.monotonic() + 60  # it would go on for ever
+    with pytest.raises(UserError, match="does not run at these widths"):
+        worker(scene, judge, trials=3, strategy="uniform", deadline=deadline)[0].run()
+    assert time.monotonic() < deadline
+    assert len(asked) == 1
+
+
+def test_what_is_no_fault_of_a_structures_stops_the_search_and_is_tried_again(scene):
+    calls = []
+
+    def judge(candidate):
+        calls.append(candidate.key)
+        if len(calls) == 2:
+            raise UserError("a.jpg cannot be read")
+        return 0.5
+
+    made, _ = worker(scene, judge, trials=4)
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
+        made.run()
+    made.run()  # mended
+    assert calls[2] == calls[1]
+    assert len(finished_in(made.study)) == 4
+
+
+def test_a_storage_that_fails_later_is_one_sentence(scene, tmp_path):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", {})
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("DROP TABLE trial_user_attributes")
+    made, _ = worker(scene, lambda candidate: 0.5)
+    made.study = study
+    with pytest.raises(UserError, match=r"storage failed \(.*trial_user_attributes.*run the search again"):
+        made.run()
+
+
+def test_a_password_is_not_told():
+    with pytest.raises(UserError, match="cannot be opened") as raised:
+        open_study("marsdb://me:secret@host/base", {})
+    assert "me:***@host" in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_no_trial_starts_after_the_deadline(scene):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as oracle
+from torch.nn.utils.parametrizations import weight_norm
 
 from leandet import nets
 from leandet.errors import UserError
@@ -24,6 +25,15 @@ def network(seed: int = 0) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(12, 8),
     )
+
+
+def test_computed_weights_stay_dense_and_shared_ones_are_one():
+    made = network()
+    made[2] = weight_norm(made[2])
+    made.append(nn.Linear(8, 8))
+    made.append(nn.Linear(8, 8))
+    made[8].weight = made[7].weight
+    assert list(sparsify(made, 0.5).masks) == ["4.weight", "6.weight", "7.weight"]
 
 
 CUT = ["2.weight", "4.weight", "6.weight"]

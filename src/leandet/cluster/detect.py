@@ -104,6 +104,9 @@ def _stream(photographs: Sequence[Photograph], out: Path, eye: tuple[Any, ...], 
         for row in answered.iter_rows():
             photograph = photographs[row["place"]]
             yield row["place"], _understood(json.loads(row["answer"]), photograph, out)
+    except ray.exceptions.RayTaskError as error:  # what the worker's own code raised
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(f"a worker cannot go on ({said}): mend it there; what was finished is kept.") from error
     except ray.exceptions.RayError as error:
         raise UserError(
             f"a worker was lost {RESTARTS + 1} times with the same photographs in hand: they may need more memory than "
@@ -145,6 +148,8 @@ class Eye:
             self._runtime = open_runtime(model, threads)
         except UserError as error:
             self._runtime = error
+        except (OSError, ImportError) as error:  # a card that may not be read, an engine that is not installed
+            self._runtime = UserError(f"{model} cannot be opened ({error}).")
 
     def __call__(self, batch: Batch) -> Batch:
         """From `place`, `path` and `drawn` of some photographs to `place` and `answer`, an object as JSON."""

@@ -101,7 +101,15 @@ class Rule:
 
     def matches(self, module: nn.Module, layer: str) -> bool:
         """Whether the rule speaks of this layer."""
-        return fnmatchcase(layer, self.layers) and isinstance(module.get_submodule(layer), self.kind)
+        return fnmatchcase(layer, self.layers) and issubclass(_kind(module, layer), self.kind)
+
+
+def _kind(module: nn.Module, layer: str) -> type[nn.Module]:
+    """A layer's type; that of any where it is no module of its own, but a parameter that the network's code reads."""
+    try:
+        return type(module.get_submodule(layer))
+    except AttributeError:
+        return nn.Module
 
 
 def check_ratio(ratio: float) -> None:
@@ -138,7 +146,7 @@ class Choice:
         """(steps,) mean score of the channels that each step costs, the cheapest first."""
         scores = np.sort(self.scores)
         if relative:
-            scores = scores / max(float(scores.mean()), 1e-30)
+            scores = scores / max(float(np.abs(scores).mean()), 1e-30)
         prices: Strengths = scores.reshape(self.group.steps, -1).mean(1)
         return prices
 
@@ -188,7 +196,7 @@ def _check_rules(module: nn.Module, structure: Structure, rules: Sequence[Rule])
             near = get_close_matches(rule.layers, layers, n=8, cutoff=0.5) or layers
             shown = ", ".join(near[:8]) + (", ..." if len(layers) > len(near[:8]) else "")
             raise UserError(f"the rule for {rule.layers!r} matches no layer that can be cut: there are {shown}.")
-        kinds = sorted({type(module.get_submodule(layer)).__name__ for layer in layers})
+        kinds = sorted({_kind(module, layer).__name__ for layer in layers})
         where = "" if rule.layers == "*" else f" under {rule.layers!r}"
         raise UserError(
             f"the rule for {rule.kind.__name__}{where} matches no layer that can be cut: their types are "

@@ -161,7 +161,7 @@ def structure(recording: Recording) -> Structure:
     members: dict[int, Nodes] = {}
     order = np.argsort(of_channel, kind="stable")
     starts = np.flatnonzero(np.diff(of_channel[order], prepend=NONE))
-    for part in np.split(order, starts[1:]):
+    for part in np.split(order, starts[1:]) if len(order) else ():
         members[int(of_channel[part[0]])] = part
     found, taken = [], set[str]()
     for number in sorted(members, key=lambda n: int(channels.first[members[n]].min())):

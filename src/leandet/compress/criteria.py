@@ -293,7 +293,8 @@ class Apoz:
 
     def __call__(self, group: ChannelGroup) -> Tensor:
         """In [0, 1]."""
-        parts = ((rows, 1 - self.activations.zeros[rows.key[0]][rows.position]) for rows in group.readers)
+        zeros = self.activations.zeros
+        parts = ((rows, 1 - zeros[rows.key[0]][rows.position]) for rows in group.readers if rows.key[0] in zeros)
         return combine(group, parts, relative=False)
 
 
@@ -305,4 +306,5 @@ class MeanActivation:
 
     def __call__(self, group: ChannelGroup) -> Tensor:
         """Relative to the mean of each reader's channels."""
-        return combine(group, ((r, self.activations.means[r.key[0]][r.position]) for r in group.readers))
+        means = self.activations.means
+        return combine(group, ((r, means[r.key[0]][r.position]) for r in group.readers if r.key[0] in means))

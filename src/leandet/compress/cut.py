@@ -67,7 +67,7 @@ def plan(
         UserError: if the network's code does not run at these widths.
     """
     narrow = empty(module, structure.recording, shapes(own_shapes(module), structure, kept))
-    after = record(narrow, example_input, structure.recording.depthwise)
+    after = record(narrow, example_input, structure.recording)
     source, unmatched = match(structure.channels, Channels.of_recording(after), strength)
     if unmatched * 2 > len(structure.channels.first):
         raise UserError("the network behaves differently at other widths: most of its channels find no original.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from leandet.compress.operations import find
 from leandet.compress.trace import Recording, Tracer
@@ -70,28 +71,37 @@ def on_meta(module: nn.Module) -> nn.Module:
     return clone(module, lambda _, tensor: torch.empty_like(tensor, device="meta"))
 
 
-def record(module: nn.Module, example_input: Inputs, depthwise: Iterable[str] | None = None) -> Recording:
+def record(module: nn.Module, example_input: Inputs, before: Recording | None = None) -> Recording:
     """Run the module once on labels.
 
     Args:
         module: on the meta device.
         example_input: its argument or arguments; only their shapes matter.
-        depthwise: the weights that are depthwise, where that is known: at other widths it cannot be seen, since one
-            channel may be left, or one for each group of a grouped convolution. None looks.
+        before: what was recorded at the whole widths, where the module has others; see `Tracer`.
 
     Raises:
-        UserError: if the module does not run on the meta device; it says where.
+        UserError: if the module does not run on the meta device (it says where), or no tensors are seen in its answer.
     """
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
     arguments = tree_map(_to_meta, arguments)
-    tracer = Tracer(names_of(module), None if depthwise is None else set(depthwise), find)
+    tracer = Tracer(names_of(module), before, find)
     try:
         with untouched(module), tracer.following(module), torch.device("meta"), tracer:
             outputs = module(*arguments)
     except Exception as error:  # a network's own code fails in any way it likes
         raise UserError(f"the network cannot be followed: {_where(error, tracer)}.") from error
+    _check_outputs(outputs)
     tracer.finish(outputs)
     return tracer.recording
+
+
+def _check_outputs(outputs: Any) -> None:
+    """What cannot be seen can neither be kept as wide as it is nor compared."""
+    leaves = tree_leaves(outputs)
+    hidden = [type(leaf).__name__ for leaf in leaves if is_dataclass(leaf)]
+    if hidden or not any(isinstance(leaf, Tensor) for leaf in leaves):
+        what = f"an object of {hidden[0]}, in which no tensor" if hidden else "no tensor that"
+        raise UserError(f"the network's answer is {what} can be seen: let it return tensors, tuples, lists or dicts.")
 
 
 def _to_meta(value: Any) -> Any:

@@ -115,16 +115,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         names: identity of each parameter and buffer -> its name.
-        depthwise: the weights that are depthwise; None finds them.
+        before: what a run at the whole widths recorded, where this one is at others: which weights are depthwise and
+            along which dimension a parameter has its channels cannot be seen where one channel is left. None looks.
         find: what an operation does to labels.
     """
 
     def __init__(
-        self, names: Mapping[int, str], depthwise: set[str] | None, find: Callable[[OpOverload], Handler]
+        self, names: Mapping[int, str], before: Recording | None, find: Callable[[OpOverload], Handler]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording = Recording(depthwise=depthwise or set())
-        self.looks = depthwise is None
+        self.recording = Recording(depthwise=set(before.depthwise) if before else set())
+        self.looks = before is None
+        known = before.axes.items() if before else ()
+        self._sides = {tensor: dim for (tensor, dim), axis in known if axis.role is Role.SIDE}
         self.failed = ""
         self._find = find
         self._names = names
@@ -176,12 +179,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (found := self._labels.get(id(tensor))) is not None:
             return found
         name = self._names.get(id(tensor))
-        if name is None or tensor.numel() == 0:
+        if name is None or tensor.numel() == 0 or tensor.dim() == 0:
             return lab.fixed(tensor.shape)
         wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
         if len(wide) > 1:
             return lab.fixed(tensor.shape)
-        dim = wide[0] if wide else 0
+        dim = wide[0] if wide else self._sides.get(name, 0)
         axis = self.axis(name, dim, tensor.numel(), Role.SIDE)
         made = torch.from_numpy(axis.nodes).reshape(tensor.shape)
         self.put(tensor, made)

@@ -130,6 +130,7 @@ class _Frame:
 
     name: str
     parameters: int
+    linear: bool = False  # whether its matrix product is a linear layer's: one without bias is no other operation
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -149,7 +150,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             def hook(part: nn.Module, _: object) -> None:
                 first = part not in seen
                 seen.add(part)
-                self.stack.append(_Frame(name, sum(p.numel() for p in part.parameters(recurse=False)) if first else 0))
+                own = sum(p.numel() for p in part.parameters(recurse=False)) if first else 0
+                self.stack.append(_Frame(name, own, isinstance(part, nn.Linear)))
 
             return hook
 
@@ -193,6 +195,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kind in {Kind.NORM, Kind.POOL}:
             outputs = outputs[:1]  # the others (indices, saved statistics) serve training only
         frame = self.stack[-1] if self.stack else _Frame("", 0)
+        if frame.linear and kind is Kind.MATMUL:
+            kind = Kind.LINEAR
         parameters, frame.parameters = frame.parameters, 0
         formula = flop_registry.get(func.overloadpacket)
         self.rows.append(

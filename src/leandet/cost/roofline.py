@@ -170,9 +170,17 @@ def _product_openvino(threads: int) -> Callable[[], object]:
 def _product_torch(threads: int) -> Callable[[], object]:
     import torch
 
-    torch.set_num_threads(threads)
     a, b = (torch.from_numpy(values) for values in _matrices().values())
-    return lambda: torch.mm(a, b)
+
+    def product() -> object:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return torch.mm(a, b)
+        finally:
+            torch.set_num_threads(before)
+
+    return product
 
 
 _PRODUCTS: dict[str, Callable[[int], Callable[[], object]]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leandet.data.image import Inspection, inspect_image
+from leandet.data.image import BITS, Inspection, inspect_image
 from leandet.data.paths import exists, shown
 from leandet.data.problems import ProblemKind, Problems
 from leandet.data.raw import RawDataset, RawImage
@@ -63,7 +63,7 @@ def check(raw: RawDataset, problems: Problems, threads: int | None = None) -> So
     """
     known = inspect_images({image.path for image in raw.images if image.path is not None}, threads)
     checked: list[Checked] = []
-    clipped = 0
+    clipped, deep = 0, set[Path]()
     for image in raw.images:
         if image.path is None:
             continue
@@ -72,6 +72,12 @@ def check(raw: RawDataset, problems: Problems, threads: int | None = None) -> So
             _report_picture(raw.root, image, image.path, outcome, problems)
             continue
         _check_size(image, outcome.size, problems)
+        if outcome.bits > BITS and image.path not in deep:
+            deep.add(image.path)
+            message = (
+                f"of its {outcome.bits} bits a channel the upper {BITS} are used: scale it if that leaves it dark."
+            )
+            problems.warning(ProblemKind.DEEP_IMAGE, shown(raw.root, image.path), message)
         sample, touched = _sample(raw, image, image.path, outcome.size, problems)
         if not len(sample.labels) and (image.boxes or image.dropped):
             message = "none of its boxes is sound: the image is left out."

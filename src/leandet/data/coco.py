@@ -209,7 +209,9 @@ class _Finder:
         self._here = here = file.path.parent
         stem = file.path.stem.removeprefix("instances_")
         words = [stem, file.split, f"{file.split}2017", "images", f"images/{stem}", f"images/{file.split}"]
-        words += ["JPEGImages", "data", f"data/{file.split}", f"{file.split}/images", "valid", "images/valid"]
+        words += ["JPEGImages", "data", f"data/{file.split}", f"{file.split}/images"]
+        if file.split in ("val", ""):  # another split's picture of that name is another picture
+            words += ["valid", "images/valid"]
         places = [
             here,
             root,

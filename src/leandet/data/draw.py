@@ -99,5 +99,5 @@ def _tag(canvas: Image, text: str, corners: tuple[int, ...], colour: Colour, pen
 
 
 def _plain(name: str) -> str:
-    """The name in the letters that OpenCV's fonts have: accents go, others become '?'."""
+    """The name in the letters that OpenCV's fonts have; of a name that has none of them, a '?' for each."""
     return unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode() or "?" * len(name)

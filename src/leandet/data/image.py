@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from leandet.data.image_header import Header, read_header
 from leandet.data.paths import read_bounded
@@ -16,21 +18,29 @@ from leandet.preprocess import Image, Size
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 << 20
+BITS = 8  # of a channel, that are used
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A sound picture: its size as seen (EXIF orientation honoured) and the hash of its file's bytes."""
+    """A sound picture.
+
+    Attributes:
+        size: as seen, EXIF orientation honoured.
+        digest: the hash of its file's bytes.
+        bits: of a channel; `load_image` keeps the upper 8.
+    """
 
     size: Size
     digest: bytes
+    bits: int = BITS
 
 
 def load_image(path: Path) -> Image:
     """Decode one picture, EXIF orientation honoured.
 
     Returns:
-        uint8 (H, W, 3) RGB.
+        uint8 (H, W, 3) RGB, the upper 8 bits of what has more.
 
     Raises:
         UserError: if the file is missing, no JPEG, PNG, BMP, WebP or TIFF, cut short, broken, larger than 256 MiB
@@ -53,7 +63,10 @@ def inspect_image(path: Path) -> Inspection:
     """
     data = read_bounded(path, MAX_BYTES)
     header = _sound_header(data, str(path))
-    return Inspection(_seen_size(data, header, str(path)), _digest(data))
+    if header.format == "JPEG":
+        return Inspection(_seen_size(data, header, str(path)), _digest(data))
+    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, str(path))
+    return Inspection(Size(*image.shape[:2]), _digest(data), 8 * image.dtype.itemsize)
 
 
 def file_digest(path: Path) -> bytes:
@@ -81,24 +94,24 @@ def _sound_header(data: bytes, name: str) -> Header:
     return header
 
 
-def _decode(data: bytes, flag: int, name: str) -> Image:
+def _decode(data: bytes, flag: int, name: str) -> npt.NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         image = None
     if image is None:
         raise UserError(f"{name}: broken, it cannot be decoded: copy it again or remove it.")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def _seen_size(data: bytes, header: Header, name: str) -> Size:
-    """The size after EXIF orientation.
+    """The size of a JPEG after EXIF orientation.
 
     An eighth-size decode reads every byte of a JPEG in a fraction of the time, and its shape tells whether the
     picture was turned, unless both sides shrink to the same length.
     """
     stored = header.size
-    if header.format != "JPEG" or stored is None:
+    if stored is None:
         return Size(*_decode(data, cv2.IMREAD_COLOR, name).shape[:2])
     small = _decode(data, cv2.IMREAD_REDUCED_COLOR_8, name).shape[:2]
     upright = (-(-stored.height // 8), -(-stored.width // 8))

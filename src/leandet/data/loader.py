@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,10 @@ class TrainingSet(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the pictures, where loader processes are not forked: each decodes its own."""
+        return self.__dict__ | {"_cache": {}, "_cached_bytes": 0}
+
     def warm(self) -> None:
         """Decode what fits in memory now, so that loader processes forked later share it."""
         for index in range(len(self.samples)):
@@ -145,6 +150,8 @@ def training_loader(
         batch_size=batch,
         sampler=sampler,
         num_workers=workers,
+        # So that they share the pictures that are decoded already; elsewhere forks are not safe, or there are none.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         collate_fn=collate,
         drop_last=len(sampler) >= batch,
         # Started once: a fork marks the whole heap copy-on-write, and with a training's gigabytes in it the next epoch

@@ -31,6 +31,7 @@ class ProblemKind(StrEnum):
     BOX_OUTSIDE = "box_outside"
     NO_SOUND_BOX = "no_sound_box"  # an image all of whose boxes were left out
     SIZE_DIFFERS = "size_differs"
+    DEEP_IMAGE = "deep_image"  # more than 8 bits a channel
     DUPLICATE_IMAGE = "duplicate_image"  # the same picture in two splits, or twice in one
     DUPLICATE_BOX = "duplicate_box"
 

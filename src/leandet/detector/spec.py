@@ -38,12 +38,13 @@ class HeadStyle(StrEnum):
         """Refuse strides at which it does not predict.
 
         Raises:
-            UserError: unless they are some of the lean style's, or exactly another's.
+            UserError: unless they are some of the lean style's, ascending, or exactly another's.
         """
         lean = self is HeadStyle.LEAN
-        fits = bool(levels) and set(levels) <= set(self.strides) if lean else levels == self.strides
+        some = bool(levels) and list(levels) == sorted(set(levels) & set(self.strides))
+        fits = some if lean else levels == self.strides
         if not fits:
-            named = ("some of " if lean else "") + ", ".join(str(stride) for stride in self.strides)
+            named = ("some of " if lean else "") + ", ".join(map(str, self.strides)) + (", ascending" if lean else "")
             raise UserError(f"levels must be {named}, not {list(levels)}.")
 
     @property

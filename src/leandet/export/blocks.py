@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from leandet.export.surgery import constant_of, readers_of, store
+from leandet.export.surgery import constant_of, is_constant, readers_of, store
 
 LAID_OUT = 4  # channels come in multiples of so many where they are laid out in blocks
 POOLS = {"MaxPool", "AveragePool"}
@@ -47,6 +47,8 @@ def fill_blocks(graph: onnx.GraphProto, size: int, depthwise: int = LAID_OUT) ->
         while source is not None and source.op_type in SINGLE:
             source = makers.get(source.input[0])
         if source is None or source.op_type != "Conv" or _groups(source) != 1:
+            continue
+        if not is_constant(graph, source.input[1]):
             continue
         have = len(constant_of(graph, source.input[1]))
         if have % multiple and (change := _followed(graph, source)) is not None:
@@ -88,7 +90,7 @@ def _followed(graph: onnx.GraphProto, maker: onnx.NodeProto) -> _Change | None:
         for node in readers_of(graph, value):
             if node.op_type in SINGLE:
                 waiting.append(node.output[0])
-            elif node.op_type != "Conv":
+            elif node.op_type != "Conv" or not is_constant(graph, node.input[1]):
                 return None
             elif _groups(node) == 1:
                 change.weights.append((node.input[1], 1))
@@ -100,7 +102,7 @@ def _followed(graph: onnx.GraphProto, maker: onnx.NodeProto) -> _Change | None:
                 return None
     names = [name for name, _ in change.weights]
     shared = len(set(names)) < len(names) or any(len(readers_of(graph, name)) > 1 for name in names)
-    return None if shared else change
+    return None if shared or not all(is_constant(graph, name) for name in names) else change
 
 
 def _groups(convolution: onnx.NodeProto) -> int:

@@ -158,6 +158,8 @@ def silenced() -> Iterator[None]:
             os.dup2(nowhere.fileno(), 2)
             yield
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             for stream, copy in zip((1, 2), saved, strict=True):
                 os.dup2(copy, stream)
                 os.close(copy)

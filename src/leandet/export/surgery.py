@@ -48,6 +48,11 @@ def replace(graph: onnx.GraphProto, old: Sequence[onnx.NodeProto], new: Sequence
     graph.node.extend(copies)
 
 
+def is_constant(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a value is a constant: a layer may as well compute its weights."""
+    return any(tensor.name == name for tensor in graph.initializer)
+
+
 def constant_of(graph: onnx.GraphProto, name: str) -> npt.NDArray[np.float32]:
     """The constant `name`."""
     tensor = next(tensor for tensor in graph.initializer if tensor.name == name)

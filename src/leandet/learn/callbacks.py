@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBar
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -35,6 +35,21 @@ def _figures(trainer: lightning.Trainer) -> dict[str, float]:
     measured = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
     kinds = ("loss", "ap") if measured else ("loss",)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+
+
+class Patience(EarlyStopping):
+    """Stops after so many measurements without a better AP; a training that it had stopped stays so when resumed.
+
+    Args:
+        measurements: how many.
+    """
+
+    def __init__(self, measurements: int) -> None:
+        super().__init__("ap", mode="max", patience=measurements)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop again what a checkpoint says was stopped, before another epoch begins."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class Lines(Callback):

@@ -24,6 +24,8 @@ from leandet.learn.recipe import Recipe
 from leandet.learn.validation import ValidationBatch
 from leandet.loggers import only_errors
 
+CSV = "csv"  # folder of the log; numbered from 2 on in a training that is resumed
+
 
 def trainer_for(
     recipe: Recipe, callbacks: Sequence[Callback], evaluate_every: int, out: Path | None = None
@@ -43,7 +45,9 @@ def trainer_for(
     logs = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        logs = [TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="", version="csv")]
+        resumed = len(list(out.glob(f"{CSV}*")))  # Lightning empties a folder that it finds
+        csv = f"{CSV}-{resumed + 1}" if resumed else CSV
+        logs = [TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="", version=csv)]
     with quiet():
         return lightning.Trainer(
             accelerator="auto",

@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGEST = (1 << 30, 1 << 25)  # bytes; versions before 2.35 take no more than the second
 
 
 def keep_freed_memory() -> bool:
@@ -25,4 +26,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # -1 never hands memory back at the top of the heap; a number would be an int, too small for a large network.
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, -1))
+    return any(mallopt(_M_MMAP_THRESHOLD, size) for size in _LARGEST) and bool(mallopt(_M_TRIM_THRESHOLD, -1))

@@ -16,6 +16,7 @@ from leandet.errors import UserError
 from leandet.machine import usable_cores
 
 MOST_LOADERS = 8
+SLURM_EACH = "SLURM_NTASKS_PER_NODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Processes:
         """As the environment says: torchrun's variables, else SLURM's of an `srun`, else one process.
 
         Raises:
-            UserError: if the numbers make no sense.
+            UserError: if the numbers make no sense, or `srun` was not told how many processes a machine has, which
+                Lightning insists on.
         """
         for world, nodes, rank in (
             ("WORLD_SIZE", "GROUP_WORLD_SIZE", "RANK"),
@@ -76,6 +78,8 @@ class Processes:
                     raise UserError(f"{world}, {nodes} and {rank} must be whole numbers: {error}.") from error
                 if found.nodes < 1 or found.world % found.nodes or not 0 <= found.rank < found.world:
                     raise UserError(f"{world}, {nodes} and {rank} do not fit: start the same number on each machine.")
+                if found.world > 1 and world.startswith("SLURM") and SLURM_EACH not in os.environ:
+                    raise UserError("start it with srun --ntasks-per-node N, where N divides the number of processes.")
                 return found
         return cls()
 

@@ -113,6 +113,7 @@ def settle(
     start = time.perf_counter()
     if isinstance(training.sampler, EpochSampler):
         training.sampler.mosaic_until = 0
+        training.sampler.set_epoch(0)  # its loaders draw ahead: whatever the training's last epoch was
     recipe = replace(recipe, epochs=recipe.settling_epochs, learning_rate=RATE, warmup_epochs=1.0)
     module = Settling(detector, recipe, len(training) * recipe.epochs, samples, classes)
     detector.eval()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from leandet.data.loader import EpochSampler, training_loader
 from leandet.data.sample import Sample
 from leandet.detector.detector import Detector
 from leandet.errors import UserError
-from leandet.learn.callbacks import Averaging, Best, LastMeasured, Progress
+from leandet.learn.callbacks import Averaging, Best, LastMeasured, Patience, Progress
 from leandet.learn.checkpoints import check_fits, read_checkpoint
 from leandet.learn.fit import fit, trainer_for
 from leandet.learn.loss import Guide
@@ -168,5 +168,5 @@ def _check_checkpoint(path: Path, module: Training, recipe: Recipe) -> int:
 def _callbacks(recipe: Recipe, out: Path, others: Sequence[Callback], choose_from: int) -> list[Callback]:
     """In their order: the average is taken first, the checkpoints last."""
     last = ModelCheckpoint(out, "last", enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1)
-    stop = [EarlyStopping("ap", mode="max", patience=recipe.patience)] if recipe.patience else []
+    stop = [Patience(recipe.patience)] if recipe.patience else []
     return [Averaging(recipe.ema_decay), LastMeasured(), *others, Best(out, choose_from), last, *stop]

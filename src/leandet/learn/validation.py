@@ -18,6 +18,8 @@ from leandet.detector.spec import TOP_K
 from leandet.metrics import MIN_SCORE
 from leandet.preprocess import Placement, Size, letterbox
 
+KEPT_BYTES = 1 << 28  # of letterboxed pictures; beyond this they are read again each time
+
 
 class Letterboxed(NamedTuple):
     """One picture: uint8 (3, H, W) RGB, and where it lies."""
@@ -34,10 +36,11 @@ class ValidationBatch(NamedTuple):
 
 
 class ValidationSet(Dataset[Letterboxed]):
-    """Letterboxed samples; kept in memory after the first pass where they are few."""
+    """Letterboxed samples; as many as fit into `KEPT_BYTES` are kept in memory after the first pass."""
 
-    def __init__(self, samples: Sequence[Sample], size: Size, keep: int = 512) -> None:
-        self.samples, self.size, self.keep = samples, size, keep
+    def __init__(self, samples: Sequence[Sample], size: Size) -> None:
+        self.samples, self.size = samples, size
+        self._keep = KEPT_BYTES // (3 * size.height * size.width)
         self._cache: dict[int, Letterboxed] = {}
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class ValidationSet(Dataset[Letterboxed]):
             return known
         image, placement = letterbox(load_image(self.samples[index].image), self.size)
         item = Letterboxed(to_tensor(image), placement)
-        if len(self._cache) < self.keep:
+        if len(self._cache) < self._keep:
             self._cache[index] = item
         return item
 

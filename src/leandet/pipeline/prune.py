@@ -153,6 +153,8 @@ def prune_detector(
     notes = any(note.name not in (REQUEST, f"{BEFORE}.json") for note in folder.glob("*.json"))
     made = notes or any(folder.glob(f"*/{LAST}"))  # worth keeping
     check_request(folder / REQUEST, request, "pruning", resume=resume, made=made)
+    if not resume:  # of another request, perhaps: what comes before any cut is not worth refusing for
+        (folder / f"{BEFORE}.json").unlink(missing_ok=True)
     write_json(folder / REQUEST, request)
     if pruning.threads:
         torch.set_num_threads(pruning.threads)

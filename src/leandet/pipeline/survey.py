@@ -156,14 +156,9 @@ def _measure(
     work: Work, names: list[str], watches: dict[bool, Stopwatch]
 ) -> tuple[list[Surveyed], list[dict[str, Any]]]:
     """Every backbone at two inputs in every precision, in turns; and what was measured, as candidates."""
-    sides = [(work.options.size,)] * len(names) if work.options.size else [SIDES] * len(names)
+    sides = _sides(work.options.size)
     torch.manual_seed(work.options.seed)
-    places = [
-        Architecture(name, side, int8)
-        for int8 in watches
-        for name, pair in zip(names, sides, strict=True)
-        for side in pair
-    ]
+    places = [Architecture(name, side, int8) for int8 in watches for name in names for side in sides]
     detectors = [Detector(work.spec(place)).eval() for place in places]
     files = [watches[place.int8].file(detector) for place, detector in zip(places, detectors, strict=True)]
     rows = bench(files, work.options.threads, watches[False].images, seconds=SURVEY_SECONDS).rows
@@ -185,11 +180,18 @@ def _measure(
     return [_line(name, int8, own) for (name, int8), own in lines.items()], measured
 
 
+def _sides(asked: int | None) -> tuple[int, int]:
+    """The inputs at which networks are measured: two, for it is their slope that says what pruning can save."""
+    if asked is None:
+        return SIDES
+    return asked // 2 // STRIDE * STRIDE or 2 * asked, asked
+
+
 def _line(name: str, int8: bool, rows: list[BenchRow]) -> Surveyed:
     """A network's latency as a line through what was measured of it."""
     pixels = [float(row.size[0] * row.size[1]) for row in rows]
     taken = [row.p50_ms - row.preprocess_p50_ms for row in rows]
-    slope, base = np.polyfit(pixels, taken, 1) if len(rows) > 1 else (0.0, taken[0])
+    slope, base = np.polyfit(pixels, taken, 1)
     return Surveyed(name, float(base), float(slope), rows[0].bytes, _top1(name), int8)
 
 

@@ -20,6 +20,7 @@ from leandet.export import export
 from leandet.export.graph import folded
 from leandet.learn.recipe import Recipe
 from leandet.learn.train import train
+from leandet.machine import lacks_int8_dot
 from leandet.quantize.fake import DorefaWeight, Int8Weight, Lsq, Range, attach, detach
 from leandet.quantize.quantize import Tuned, calibration_images
 from leandet.runtime.torch import TorchRuntime
@@ -73,7 +74,8 @@ def tune(detector: Detector, card: Card, dataset: Dataset, scratch: Path, *, epo
     check_classes(TorchRuntime(detector, card), dataset.classes, str(dataset.root))
     copied = folded(detector)
     images = calibration_images(dataset.splits["train"], detector.spec.size, OBSERVED)
-    layers = attach(copied, lambda layer: (Int8Weight(), Range()), torch.from_numpy(np.concatenate(images)))
+    steps = 64 if lacks_int8_dot() else 127  # the grid on which the writer rounds
+    layers = attach(copied, lambda layer: (Int8Weight(steps), Range()), torch.from_numpy(np.concatenate(images)))
     _fine_tune(copied, dataset, scratch / "aware", epochs, seed)
     ranges = detach(layers)
     path = scratch / "tuned.onnx"

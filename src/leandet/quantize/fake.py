@@ -23,12 +23,20 @@ def rounded(x: Tensor) -> Tensor:
 
 
 class Int8Weight(nn.Module):
-    """Signed 8-bit, symmetric, one scale for an output channel: what ONNX Runtime's QDQ holds."""
+    """Signed, symmetric, one scale for an output channel: what ONNX Runtime's QDQ holds.
+
+    Args:
+        steps: from zero to the largest weight: 127 of 8 bits; 64 of 7, which processors without VNNI get.
+    """
+
+    def __init__(self, steps: int = 127) -> None:
+        super().__init__()
+        self.steps = steps
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(O, I, h, w) -> the same on its grid of -127..127 steps."""
-        step = weight.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12) / 127
-        return rounded(weight / step).clamp(-127, 127) * step
+        """(O, I, h, w) -> the same on its grid of -steps..steps."""
+        step = weight.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12) / self.steps
+        return rounded(weight / step).clamp(-self.steps, self.steps) * step
 
 
 class Range(nn.Module):

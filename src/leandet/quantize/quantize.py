@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,6 +150,7 @@ def quantize(
         threads: of both engines; None for all usable cores.
         seconds: measured time for each of the two.
         tuned: the model fine-tuned for 8 bit (`leandet.quantize.aware`), quantised in its place and judged against it.
+            Its learned ranges are ONNX Runtime's; OpenVINO's are estimated anew.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -165,11 +166,13 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="leandet-") as scratch:
         base = Path(scratch) / f"float{out.suffix}"
         begin = model if tuned is None else tuned.model
+        # A training ends by choosing how scores compete, and its graph does as it chose.
+        own = source.card if tuned is None else replace(source.card, spec=open_runtime(begin, threads).card.spec)
         learned = {} if tuned is None else tuned.ranges
         onnx_quantizer = OnnxQuantizer(begin, images, reduce_range=lacks_int8_dot(), learned=learned)
         _lay(model, base, source.card)
         quantizer = _quantizer(begin, out, onnx_quantizer)
-        search = _Search(quantizer, onnx_quantizer, base, source.card, dataset, threads, say)
+        search = _Search(quantizer, onnx_quantizer, base, own, dataset, threads, say)
         best, tried = search.run(max_drop)
         say(f"judging on {len(dataset.splits[split])} images of {split}")
         before, after = (
@@ -182,7 +185,7 @@ def quantize(
             "calibration": f"{best.calibration.value}, {len(images)} images of train",
             "fine_tuned": "no" if tuned is None else f"{tuned.epochs} epochs",
         }
-        card = _card(source.card, best, after, split, provenance)
+        card = _card(own, best, after, split, provenance)
         card.metrics["threshold"] = best_threshold(open_runtime(best.path, threads), dataset, after.threshold)
         replace_card(best.path, card)
         judged = _Judged(split, before, after, times)

@@ -18,6 +18,7 @@ from leandet.export.surgery import (
     chain_from,
     constant_of,
     forget,
+    is_constant,
     readers_of,
     rename_readers,
     replace,
@@ -44,6 +45,8 @@ def normalise_in_weights(graph: onnx.GraphProto) -> None:
     if steps is None:
         return
     cast, shift, *divide, convolution = steps
+    if not all(is_constant(graph, name) for name in convolution.input[1:]):
+        return
     mean = constant_of(graph, shift.input[1]).reshape(1, -1, 1, 1)
     std = constant_of(graph, divide[0].input[1]).reshape(1, -1, 1, 1) if divide else np.ones_like(mean)
     weight = constant_of(graph, convolution.input[1])

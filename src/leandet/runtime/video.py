@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -66,6 +67,9 @@ def detect_video(
 ) -> VideoSummary:
     """Detect in each frame of a video.
 
+    NAME is a file's own, and an earlier drawing of that name is replaced. A camera's or stream's recording cannot be
+    made again: it is kept, and the next one numbered.
+
     `NAME.jsonl` has a line for each frame, `{frame, seconds, detections: [{box, score, label, name, track}]}`, boxes in
     pixels of the frame; `track` is there only when tracking, null until an
     object is seen again. Ctrl-C ends a camera or stream; what was seen is kept.
@@ -80,10 +84,10 @@ def detect_video(
         most: frames after which to stop; None for all.
 
     Raises:
-        UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds another film
-            of that name.
+        UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds a film of
+            that name that is no drawing.
     """
-    name = Path(source).stem if Path(source).is_file() else "camera" if source.isdigit() else "stream"
+    name = Path(source).stem if Path(source).is_file() else _free(out, "camera" if source.isdigit() else "stream")
     video, results = out / f"{name}.mp4", out / f"{name}.jsonl"
     own = video.exists() and Path(source).is_file() and video.samefile(source)
     if own or (video.exists() and not results.exists()):  # the source, or another recording: no drawing of ours
@@ -113,6 +117,12 @@ def detect_video(
     if interrupted and not frames.live:
         raise KeyboardInterrupt
     return summary
+
+
+def _free(out: Path, name: str) -> str:
+    """The name, numbered from 2 on where there is a recording of it."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(one for one in names if not any((out / f"{one}{suffix}").exists() for suffix in (".mp4", ".jsonl")))
 
 
 def to_supervision(found: Detections) -> supervision.Detections:

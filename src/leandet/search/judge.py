@@ -80,7 +80,7 @@ class Judge:
         Of the plain and the reconstructed cut, the one that answers more like the whole detector.
 
         Raises:
-            UserError: as `Space.cut`.
+            StructureError: as `Space.cut`.
         """
         if candidate.size not in self._calibration:
             samples = evenly(self.dataset.splits["train"], CALIBRATION)
@@ -103,14 +103,28 @@ class Judge:
         """AP, a fraction, on the judged images.
 
         Raises:
-            UserError: as `Space.cut`, or if the judged images hold no object.
+            StructureError: as `Space.cut`.
+            UserError: as `ap`, or if an image cannot be read.
         """
         return self.ap(self.calibrated(candidate))
 
+    @property
+    def _samples(self) -> Sequence[Sample]:
+        """The judged images; where none of them would have an object, of the labelled ones alone."""
+        samples = self.dataset.splits["val"]
+        chosen = evenly(samples, JUDGED)
+        if any(len(sample.boxes) for sample in chosen):
+            return chosen
+        return evenly([sample for sample in samples if len(sample.boxes)], JUDGED)
+
     def ap(self, detector: Detector) -> float:
-        """AP of a detector of any size on the judged images."""
+        """AP of a detector of any size on the judged images.
+
+        Raises:
+            UserError: if no image of `val` holds an object.
+        """
         size = detector.spec.size
-        samples = evenly(self.dataset.splits["val"], JUDGED)
+        samples = self._samples
         if size not in self._judged:
             self._judged[size] = list(validation_loader(samples, size, BATCH))
         answers: list[Detections] = []

@@ -41,6 +41,7 @@ class Request:
         seed: of everything random.
         threads: of the measured engine and of PyTorch; None for all usable cores.
         to: the target, a name of `leandet export --to`.
+        looks_ms: p50 of the uncut model as measured at other hours: a shared machine's speed changes.
         int8: whether the result will be quantised: latencies and file sizes are those in 8 bit. For the target onnx.
     """
 
@@ -60,6 +61,7 @@ class Request:
     threads: int | None = None
     to: str = "onnx"
     int8: bool = False
+    looks_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

@@ -31,10 +31,11 @@ from leandet.runtime import open_runtime
 from leandet.runtime.torch import TorchRuntime
 from leandet.search.finalists import SAFE, Tell, settle
 from leandet.search.judge import Judge, channel_moments, channel_worth
-from leandet.search.latency import Budget, Clock, Pace, wind
+from leandet.search.latency import Clock, Pace, wind
 from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Space
+from leandet.search.strategies import STRATEGIES
 from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, finished, front, judged, open_study
 from leandet.search.supernet import Supernet
 
@@ -104,7 +105,7 @@ def search(
     photographs = tuple(sample.image for sample in evenly(dataset.splits["val"], TIMED_IMAGES))
     finish = rounded(photographs) if request.int8 else None
     stopwatch = Stopwatch(card, photographs, request.threads, TIMED_SECONDS, request.to, finish)
-    scene = Scene(space, _clock(study, space, stopwatch, request.budget, say), request.budget)
+    scene = Scene(space, _clock(study, space, stopwatch, request, say), request.budget)
     pace = Pace(stopwatch, space.detector, scene.clock.whole_ms)
     # Where the whole detector is safely within the budget nothing need be cut: it is the one trial.
     must_cut = replace(scene, budget=request.budget.part(SAFE)).over(space.whole)
@@ -122,7 +123,8 @@ def search(
         settled = outcome.winner.candidate
         made = space.detector if settled == space.whole else judge.calibrated(settled)
     else:
-        run(Worker(study, scene, request.how, judge, wanted, request.seed, deadline, told))
+        how = request.how if must_cut else STRATEGIES["uniform"]  # whose one point is the whole
+        run(Worker(study, scene, how, judge, wanted, request.seed, deadline, told))
         trials = judged(study, scene.over)
         winner, made, p50_ms = settle(scene, judge, pace, trials, say)
         outcome = _Outcome(trials, winner, p50_ms, pace.whole_ms)
@@ -203,7 +205,7 @@ def _line(number: int, wanted: int, trial: Trialled) -> str:
     )
 
 
-def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say: Tell) -> Clock:
+def _clock(study: Study, space: Space, stopwatch: Stopwatch, request: Request, say: Tell) -> Clock:
     """The study's clock: wound by its first worker, set right by measuring uniform pruning to the budget.
 
     Raises:
@@ -212,7 +214,7 @@ def _clock(study: Study, space: Space, stopwatch: Stopwatch, budget: Budget, say
     if (known := study.user_attrs.get(CLOCK)) is not None:
         return Clock.from_json(known)
     say("measuring the detector's layers")
-    clock = wind(space, stopwatch)
+    clock, budget = wind(space, stopwatch, request.looks_ms), request.budget
     say(f"the whole detector takes {clock.whole_ms:.2f} ms at the machine's usual speed")
     pace = Pace(stopwatch, space.detector, clock.whole_ms)
     if Scene(space, clock, budget).over(space.whole):
@@ -264,8 +266,7 @@ def _finish(
     ap, epochs = outcome.winner.ap, request.epochs if cut else 0
     if epochs:
         say(f"fine-tuning the winner, {request.epochs} epochs")
-        digest = hashlib.blake2b(outcome.winner.candidate.key.encode(), digest_size=6).hexdigest()
-        ap = tune(request, dataset, made, request.out / f"{TUNING}-{digest}-{epochs}x{request.batch}")
+        ap = tune(request, dataset, made, _tuning_folder(request, dataset, outcome.winner.candidate))
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
     if request.judge is JudgedBy.SUPERNET and cut:
         provenance["search_supernet_epochs"] = str(request.supernet_epochs)
@@ -279,6 +280,16 @@ def _finish(
     write_json(request.out / FRONT, results)
     write_text(request.out / CHART, _chart(request, outcome))
     return Found(path, ap, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
+
+
+def _tuning_folder(request: Request, dataset: Dataset, candidate: Candidate) -> Path:
+    """Another one for each model, data, judge, seed and structure: no training goes on from another search's."""
+    judge = [request.judge.value]
+    if request.judge is JudgedBy.SUPERNET:
+        judge.append(supernet_of(request, dataset).digest)
+    parts = [_digest(request.model), dataset.root.name, request.seed, judge, candidate.key]
+    name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+    return request.out / f"{TUNING}-{name}-{request.epochs}x{request.batch}"
 
 
 def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:

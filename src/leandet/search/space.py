@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +55,18 @@ class Candidate:
         """Read a `key`."""
         height, width, kept = json.loads(key)
         return cls(dict(kept), Size(height, width))
+
+
+class StructureError(UserError):
+    """A structure that the network's own code does not run at."""
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise StructureError(str(error)) from error
 
 
 class Space:
@@ -187,20 +200,22 @@ class Space:
         """The detector at a candidate's widths and input size; batch-norms still as they were.
 
         Raises:
-            UserError: if the network's code does not run at these widths.
+            StructureError: if the network's code does not run at these widths.
         """
-        return self._named(cut(self.detector, self.plan(candidate)), candidate)
+        with _refusing():
+            return self._named(cut(self.detector, self.plan(candidate)), candidate)
 
     def cuts(self, candidate: Candidate) -> list[Detector]:
         """As `cut`, and where moments are known the same with layers that make up for what they lost.
 
         Raises:
-            UserError: as `cut`.
+            StructureError: as `cut`.
         """
-        chosen = self.plan(candidate)
-        made = [cut(self.detector, chosen)]
-        if self._moments is not None:
-            made.append(reconstruct(self.detector, chosen, self._moments))
+        with _refusing():
+            chosen = self.plan(candidate)
+            made = [cut(self.detector, chosen)]
+            if self._moments is not None:
+                made.append(reconstruct(self.detector, chosen, self._moments))
         return [self._named(one, candidate) for one in made]
 
     def _named(self, made: nn.Module, candidate: Candidate) -> Detector:

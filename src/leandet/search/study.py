@@ -10,17 +10,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from leandet.errors import UserError
 from leandet.search.samplers import KEY
 from leandet.search.scene import Scene
-from leandet.search.space import Candidate, Levels, Space
+from leandet.search.space import Candidate, Levels, Space, StructureError
 from leandet.search.strategies import Strategy, sampler
 
 HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one until a worker counts as dead
@@ -83,6 +85,19 @@ def _quietly() -> Iterator[None]:
             optuna.logging.set_verbosity(before)
 
 
+@contextmanager
+def _storing() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ or error
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise UserError(
+            f"the search's storage failed ({first}): see that its disk has room and the database answers, and run the "
+            "search again to go on."
+        ) from error
+
+
 def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet") -> Study:
     """The study at a URL, made if there is none.
 
@@ -94,8 +109,7 @@ def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet")
     Raises:
         UserError: if the database cannot be opened, or holds another search.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
+    shown = _without_password(url)
     with _quietly():
         try:
             storage = RDBStorage(
@@ -111,20 +125,30 @@ def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet")
                 directions=[StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE],
                 load_if_exists=True,
             )
-        except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the storage {url} cannot be opened ({first}): name a database's URL.") from error
-    found = study.user_attrs.get(IDENTITY)
-    if identity is None:
-        return study
-    if found is None:
-        study.set_user_attr(IDENTITY, identity)
-    elif found != identity:
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown)
+            raise UserError(f"the storage {shown} cannot be opened ({first}): name a database's URL.") from error
+    with _storing():
+        found = study.user_attrs.get(IDENTITY)
+        if identity is None:
+            return study
+        if found is None:
+            study.set_user_attr(IDENTITY, identity)
+            return study
+    if found != identity:
         wrong = next((key for key in identity | found if found.get(key) != identity.get(key)), "version")
         raise UserError(
-            f"the storage {url} holds a search with another {wrong}: name another one, or repeat its options."
+            f"the storage {shown} holds a search with another {wrong}: name another one, or repeat its options."
         )
     return study
+
+
+def _without_password(url: str) -> str:
+    """For messages, which end in logs."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return url
 
 
 def counted(study: Study) -> list[FrozenTrial]:
@@ -168,10 +192,10 @@ class Worker:
         A trial under way elsewhere is waited for, so that it is taken up should its worker die.
 
         Raises:
-            UserError: if candidates were refused and none could be judged.
+            UserError: if candidates were refused and none could be judged, what the judge raises, or the storage fails.
             KeyboardInterrupt: after Ctrl-C; the point is put back.
         """
-        with _quietly():
+        with _quietly(), _storing():
             self.study.sampler = sampler(self.strategy, self.scene, self.seed)
             while time.monotonic() < self.deadline:
                 optuna.storages.fail_stale_trials(self.study)
@@ -201,10 +225,9 @@ class Worker:
         start = time.perf_counter()
         try:
             ap = self.judge(candidate)
-        except UserError as error:
-            trial.set_user_attr(REFUSED, str(error))
-            raise optuna.TrialPruned from error
-        except KeyboardInterrupt:
+        except StructureError as error:
+            self._refuse(trial, str(error))
+        except (KeyboardInterrupt, UserError):  # no fault of the structure's: it is to be judged
             self.study.enqueue_trial(trial.params)
             raise
         seconds = time.perf_counter() - start
@@ -215,14 +238,20 @@ class Worker:
 
     def _copied(self, trial: Trial, twin: FrozenTrial) -> tuple[float, float]:
         """The answer of a trial of the same structure, which is not run again."""
-        if twin.state is not TrialState.COMPLETE:  # under way elsewhere, or refused
+        if REFUSED in twin.user_attrs:
+            self._refuse(trial, twin.user_attrs[REFUSED])
+        if twin.state is not TrialState.COMPLETE:  # under way elsewhere
             time.sleep(PATIENCE / 10)
             self._set_aside(trial)
         trial.set_user_attr(COPY, twin.number)
         trial.set_user_attr(SECONDS, 0.0)
         return twin.values[0], twin.values[1]
 
-    def _set_aside(self, trial: Trial) -> None:
+    def _refuse(self, trial: Trial, reason: str) -> NoReturn:
+        trial.set_user_attr(REFUSED, reason)
+        raise optuna.TrialPruned
+
+    def _set_aside(self, trial: Trial) -> NoReturn:
         trial.set_user_attr(ASIDE, True)
         raise optuna.TrialPruned
 

@@ -26,7 +26,7 @@ class Plan:
     """What is to be cut, and how it is chosen.
 
     Attributes:
-        sparsity: share of zeros in the weights that the pattern fits, in [0, 1).
+        sparsity: share of zeros in the weights that the pattern fits (with `Blocks`, of blocks), in [0, 1).
         pattern: the shape of the zeros.
         scorer: what a weight is worth.
         scope: the same share of every weight, or where scores are least.
@@ -98,9 +98,13 @@ class Plan:
 
 
 def _weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights of layers, by name; one that is used twice appears once."""
-    layers = ((name, part) for name, part in module.named_modules() if isinstance(part, LAYERS))
-    return {f"{name}.weight".removeprefix("."): part.get_parameter("weight") for name, part in layers}
+    """Weights of layers, by name; one that is used twice appears once.
+
+    Layers whose weight is computed from others (a parametrisation, weight norm) stay dense.
+    """
+    parameters = {id(weight): (name, weight) for name, weight in module.named_parameters()}  # each under its first name
+    layers = (part for part in module.modules() if isinstance(part, LAYERS))
+    return dict(parameters[key] for part in layers if (key := id(part._parameters.get("weight"))) in parameters)
 
 
 def apply(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -144,7 +148,8 @@ def sparsify(
 
     Args:
         module: untouched.
-        sparsity: share of zeros in the weights that the pattern fits, in [0, 1); may be left out for n:m.
+        sparsity: share of zeros in the weights that the pattern fits (with `Blocks`, of blocks), in [0, 1); may be left
+            out for n:m.
         pattern: `Unstructured()`, `NofM(2, 4)`, `Blocks(4)`.
         scorer: `lamp`, which leaves something in every layer; `magnitude`, `Movement`, `Random()`.
         scope: the same share of every weight, or where scores are least.
