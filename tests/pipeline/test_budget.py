@@ -18,7 +18,7 @@ from leandet.data.shapes import draw_shapes
 from leandet.detector.files import load_detector
 from leandet.errors import UserError
 from leandet.pipeline import Options, budget, stages, survey
-from leandet.pipeline.budget import paced
+from leandet.pipeline.budget import learnable, paced
 from leandet.pipeline.options import Architecture
 from leandet.pipeline.stages import Work, begin
 from leandet.pipeline.survey import Surveyed
@@ -134,6 +134,24 @@ def test_the_time_allowed_binds_the_epochs_asked_for(tmp_path):
     work = work_of(tmp_path, seconds=100.0, epochs=120)
     assert work.epochs == 120
     assert dataclasses.replace(work, done={"scout": {"epochs": 30}}).epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "allowed", "side"),
+    [
+        (10, 360, 320),
+        (10, 1e9, 320),
+        (20, 360, 224),
+        (40, 360, 160),
+        (10, float("inf"), 320),
+        (1000, 1, 96),
+        (1, -5, 96),
+    ],
+)
+def test_what_there_is_no_time_to_train_becomes_smaller(seconds, allowed, side):
+    """36 epochs of 108 are enough; an epoch takes as the area."""
+    chosen = learnable(Architecture("mobilenet_v2", 320, True), seconds, allowed, 108)
+    assert chosen == Architecture("mobilenet_v2", side, True)
 
 
 @pytest.mark.parametrize(

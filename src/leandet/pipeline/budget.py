@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from leandet.atomic import write_json
 from leandet.data.loader import training_loader
 from leandet.data.sample import evenly
 from leandet.detector.files import load_detector, save_detector
+from leandet.detector.spec import STRIDE
 from leandet.learn.loss import Criterion
 from leandet.pipeline.options import Architecture, default_epochs
 from leandet.pipeline.stages import Work, begin, describe, file_name, teach
-from leandet.pipeline.survey import SURVEY_SECONDS, budget_of, stopwatch
+from leandet.pipeline.survey import SMALLEST, SURVEY_SECONDS, budget_of, stopwatch, worth
 from leandet.search import Request, search
 
 TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
+AHEAD = TRAINING + SEARCHING + TUNING
+ENOUGH = 1 / 3  # of a whole training's epochs: less, and a faster detector that is trained more would be better
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
 LEAST_SCOUTING = 5  # epochs that scouts are trained for before they are compared
 STEPS = 4  # of a training that say how long an epoch takes; the first warms up
@@ -43,24 +47,58 @@ def remaining_seconds(work: Work) -> float:
     return max(0.0, work.options.seconds - spent)
 
 
+def _measuring_later(work: Work) -> float:
+    """What the exports and measurements after the scouts will take, in seconds."""
+    return measuring_seconds(work, CLOCK + FINALS + (QUANTIZING if work.options.int8 else 0))
+
+
 def measuring_seconds(work: Work, times: int) -> float:
     """What so many exports with a measurement will take, by those of the survey."""
     return times * float(work.done["survey"]["seconds_for_measurement"])
 
 
-def _pace(work: Work, shortlist: list[Architecture], whole: int, allowed: float) -> tuple[int, int]:
-    """How many of the shortlist are trained and for how many epochs: chosen once, so that a resume treats all alike."""
+def _pace(work: Work, shortlist: list[Architecture], whole: int) -> tuple[list[Architecture], int]:
+    """What of the shortlist is trained, at which inputs and for how many epochs.
+
+    Chosen once, so that a resume treats all alike.
+    """
     note = work.path(SCOUTS) / PACE
     if work.resume and note.is_file():
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
-            return int(known.get("scouts", len(shortlist))), int(known["epochs"])
+            return [Architecture(*one) for one in known["scouts"]], int(known["epochs"])
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
-    seconds = [seconds_for_epoch(work, architecture) for architecture in shortlist]
-    scouts, epochs = paced(seconds, allowed, whole)
-    write_json(note, {"scouts": scouts, "epochs": epochs})
-    return scouts, epochs
+    scouting = SCOUTING * (work.options.seconds or float("inf"))
+    training = TRAINING / AHEAD * (remaining_seconds(work) - scouting - _measuring_later(work))
+    seconds = {architecture: seconds_for_epoch(work, architecture) for architecture in shortlist}
+    if work.options.size is None and work.options.seconds is not None:
+        able = [learnable(architecture, each, training, whole) for architecture, each in seconds.items()]
+        shortlist = sorted(able, key=lambda architecture: -worth(architecture))
+        seconds = {architecture: seconds_for_epoch(work, architecture) for architecture in shortlist}
+    scouts, epochs = paced(list(seconds.values()), scouting, whole)
+    chosen = list(seconds)[:scouts]
+    write_json(note, {"scouts": [list(astuple(one)) for one in chosen], "epochs": epochs})
+    return chosen, epochs
+
+
+def learnable(architecture: Architecture, seconds: float, allowed: float, whole: int) -> Architecture:
+    """The architecture, at the largest input up to its own at which there is time for it to learn.
+
+    What is trained for a tenth of the epochs is worth less than a faster one that is trained, whatever the budget of
+    milliseconds would allow. An epoch takes nearly as the input's area.
+
+    Args:
+        architecture: as the budget allows it.
+        seconds: that an epoch of it takes.
+        allowed: seconds for the training.
+        whole: epochs of a whole training.
+    """
+    enough = max(1.0, ENOUGH * whole)
+    ratio = math.sqrt(max(0.0, allowed) / seconds / enough)
+    if ratio >= 1:
+        return architecture
+    return replace(architecture, side=max(SMALLEST, int(architecture.side * ratio) // STRIDE * STRIDE))
 
 
 def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, int]:
@@ -85,7 +123,8 @@ def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, in
 class Scout:
     """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left.
 
-    Where the time is short, fewer of it. A single one is trained for a few epochs, which say how long one takes.
+    Where the time is short, at smaller inputs, at which they can learn in it, and fewer of them. A single one is
+    trained for a few epochs, which say how long one takes.
     """
 
     name = "scout"
@@ -93,17 +132,13 @@ class Scout:
     def run(self, work: Work) -> dict[str, Any]:
         """Train the scouts, choose."""
         start = time.perf_counter()
-        shortlist = [Architecture(*pair) for pair in work.done["survey"]["shortlist"]]
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
-        allowed = SCOUTING * (work.options.seconds or float("inf"))
-        count, epochs = _pace(work, shortlist, whole, allowed)
-        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist[:count]]
+        shortlist, epochs = _pace(work, [Architecture(*one) for one in work.done["survey"]["shortlist"]], whole)
+        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
         best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
         speed = scouts[best]["seconds_for_epoch"]
-        ahead = TRAINING + SEARCHING + TUNING
-        later = measuring_seconds(work, CLOCK + FINALS + (QUANTIZING if work.options.int8 else 0))
-        left = remaining_seconds(work) - (time.perf_counter() - start) - later
-        share = TRAINING / ahead * left / speed
+        left = remaining_seconds(work) - (time.perf_counter() - start) - _measuring_later(work)
+        share = TRAINING / AHEAD * left / speed
         chosen = shortlist[best]
         return {
             "path": f"stages/{self.name}.json",

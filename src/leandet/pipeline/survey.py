@@ -91,8 +91,8 @@ class Surveyed:
         return self.base_ms + KEPT * self.ms_for_pixel * pixels
 
     def worth(self, side: int) -> float:
-        """What the most accurate has most of, by experience, at an input of so many pixels on its longer side."""
-        return self.top1 * math.sqrt(side) * (ROUNDED if self.int8 else 1.0)
+        """As `worth`, at an input of so many pixels on its longer side."""
+        return _worth(self.top1, side, self.int8)
 
 
 class Survey:
@@ -201,6 +201,15 @@ def stopwatch(work: Work, spec: Spec, seconds: float, int8: bool = False) -> Sto
     card = Card(work.dataset.classes, spec, {}, {})
     finish = rounded(photographs) if int8 else None
     return Stopwatch(card, photographs, work.options.threads, seconds, work.options.target, finish)
+
+
+def worth(architecture: Architecture) -> float:
+    """What the most accurate has most of, by experience: ImageNet top-1 times the root of the input's longer side."""
+    return _worth(_top1(architecture.backbone), architecture.side, architecture.int8)
+
+
+def _worth(top1: float, side: int, int8: bool) -> float:
+    return top1 * math.sqrt(side) * (ROUNDED if int8 else 1.0)
 
 
 def _top1(name: str) -> float:
