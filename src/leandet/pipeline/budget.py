@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from leandet.data.sample import evenly
 from leandet.detector.files import load_detector, save_detector
 from leandet.detector.spec import STRIDE
 from leandet.learn.loss import Criterion
+from leandet.learn.processes import Processes
 from leandet.pipeline.options import Architecture, default_epochs
 from leandet.pipeline.stages import Work, begin, describe, file_name, teach
 from leandet.pipeline.survey import SMALLEST, SURVEY_SECONDS, budget_of, stopwatch, worth
@@ -29,8 +31,9 @@ AHEAD = TRAINING + SEARCHING + TUNING
 ENOUGH = 1 / 3  # of a whole training's epochs: less, and a faster detector that is trained more would be better
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
 LEAST_SCOUTING = 5  # epochs that scouts are trained for before they are compared
-STEPS = 4  # of a training that say how long an epoch takes; the first warms up
-SCOUT_EVALUATIONS = 2  # each costs about half an epoch
+STEPS = 6  # of a training that say how long an epoch takes
+SCOUT_EVALUATIONS = 2
+BESIDE = 2  # epochs take as long as all else in a scout: it is measured, settled and timed
 PACE_EPOCHS = 3  # of a scout that is alone: it only says how long an epoch takes
 LEAST_SEARCH = 180.0  # seconds: setting up and some trials
 CLOCK, FINALS = 3, 14  # exports with a measurement that the search's start needs, and all that comes after its trials
@@ -113,11 +116,11 @@ def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, in
     """
     wanted = max(1, round(SCOUT_EPOCHS * whole))
     least = min(LEAST_SCOUTING, wanted)
-    able = [count for count in range(2, len(seconds) + 1) if allowed >= least * sum(seconds[:count])]
+    able = [count for count in range(2, len(seconds) + 1) if allowed >= (least + BESIDE) * sum(seconds[:count])]
     if not able:
-        return 1, max(1, round(min(PACE_EPOCHS, whole, allowed / seconds[0])))
+        return 1, max(1, round(min(PACE_EPOCHS, whole, allowed / seconds[0] - BESIDE)))
     count = max(able)
-    return count, max(1, int(min(wanted, allowed / sum(seconds[:count]))))
+    return count, max(1, int(min(wanted, allowed / sum(seconds[:count]) - BESIDE)))
 
 
 class Scout:
@@ -151,22 +154,23 @@ class Scout:
 
 
 def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
-    """A first guess: by the fastest of some training steps, for other programs only ever slow one down."""
+    """A first guess: by the median of some training steps, pictures made beside them as in a training."""
     detector, _ = begin(work, architecture)
     samples, batch = work.dataset.splits["train"], work.options.batch
     if work.options.threads:
         torch.set_num_threads(work.options.threads)
-    few = evenly(samples, batch)
-    loader = training_loader(few, detector.spec.size, batch=batch, seed=0, mosaic_until=0, workers=0)
-    images, targets = next(iter(loader))
-    detector.train().to(memory_format=torch.channels_last)
-    criterion, images = Criterion(), images.contiguous(memory_format=torch.channels_last)
-    steps = []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        criterion(detector, images, targets).total.backward()
+    few = evenly(samples, batch * STEPS)
+    loaders = Processes.here().loaders
+    loader = training_loader(few, detector.spec.size, batch=batch, seed=0, mosaic_until=1, workers=loaders)
+    detector.to(Processes.here().device).train().to(memory_format=torch.channels_last)
+    criterion, steps = Criterion(), []
+    start = time.perf_counter()
+    for pictures, targets in loader:
+        images = pictures.to(detector.device).contiguous(memory_format=torch.channels_last)
+        criterion(detector, images, targets.to(detector.device)).total.backward()
         steps.append(time.perf_counter() - start)
-    return max(1e-6, min(steps) * max(1, len(samples) // batch))
+        start = time.perf_counter()
+    return max(1e-6, median(steps[1:] or steps) * max(1, len(samples) // batch))  # the first warms up
 
 
 def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, Any]:
