@@ -38,7 +38,7 @@ def work_of(tmp_path, budget_ms=4.0, **options):
 
 def shortlisted(work, found, preparing=lambda size: 0.0):
     """By what the networks alone take, where nothing else is said."""
-    return survey.shortlisted(work, found, preparing)
+    return survey.shortlisted(survey.Places.of(work, preparing), found)
 
 
 def surveyed(name="mobilenet_v2", at_320=8.0, size=9_000_000, top1=72.0):
@@ -49,6 +49,16 @@ def surveyed(name="mobilenet_v2", at_320=8.0, size=9_000_000, top1=72.0):
 def test_the_largest_input_within_reach_is_taken(tmp_path):
     # 1 ms stays, three fifths of the rest: (side / 320)^2 * 0.6 * 7 ms <= 3 ms up to 270 px
     assert shortlisted(work_of(tmp_path), [surveyed()]) == [Architecture("mobilenet_v2", 256)]
+
+
+def test_without_time_to_cut_the_largest_input_is_one_that_is_in_time_as_it_is(tmp_path):
+    places = survey.Places.of(work_of(tmp_path), lambda size: 0.0)
+    # 1 ms stays, 7 ms by area: (side / 320)^2 * 7 ms + 1 ms <= 0.95 * 4 ms up to 202 px
+    assert survey.fitting(places, [surveyed()], uncut=True) == [Architecture("mobilenet_v2", 192)]
+    assert survey.fitting(places, [Surveyed("mobilenet_v2", 4.0, 1e-6, 1, 72.0)], uncut=True) == []
+    large = survey.Places.of(work_of(tmp_path, max_bytes=5_000_000), lambda size: 0.0)
+    assert survey.fitting(large, [surveyed()], uncut=True) == []  # nine megabytes, of which a third would be left
+    assert survey.fitting(large, [surveyed()]) == [Architecture("mobilenet_v2", 256)]
 
 
 def test_what_layers_cost_however_narrow_they_are_is_not_pruned(tmp_path):

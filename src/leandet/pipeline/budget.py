@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import astuple, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -27,7 +27,7 @@ from leandet.search import Request, search
 TRIALS = 64
 # Of the time allowed; the rest is for measuring and exporting.
 SCOUTING, TRAINING, SEARCHING, TUNING = 0.12, 0.50, 0.13, 0.20
-AHEAD = TRAINING + SEARCHING + TUNING
+SPARED = 0.85  # to the training where nothing is to be cut: the machine may turn out slower than it was
 ENOUGH = 1 / 3  # of a whole training's epochs: less, and a faster detector that is trained more would be better
 SCOUT_EPOCHS = 0.1  # of a whole training's epochs
 LEAST_SCOUTING = 5  # epochs that scouts are trained for before they are compared
@@ -60,29 +60,59 @@ def measuring_seconds(work: Work, times: int) -> float:
     return times * float(work.done["survey"]["seconds_for_measurement"])
 
 
-def _pace(work: Work, shortlist: list[Architecture], whole: int) -> tuple[list[Architecture], int]:
-    """What of the shortlist is trained, at which inputs and for how many epochs.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What scouts there are: chosen once, so that a resume treats all alike.
 
-    Chosen once, so that a resume treats all alike.
+    Attributes:
+        scouts: the most promising first.
+        epochs: that each is trained for.
+        uncut: whether they meet the budget as they are, the time being too short to train a detector and then cut it.
     """
+
+    scouts: list[Architecture]
+    epochs: int
+    uncut: bool
+
+    @property
+    def training(self) -> float:
+        """Share of what is left of the time, but for measuring, that the training takes."""
+        return SPARED if self.uncut else TRAINING / (TRAINING + SEARCHING + TUNING)
+
+
+def _pace(work: Work, whole: int) -> Pace:
+    """As kept by an interrupted build, or by the time that there is."""
     note = work.path(SCOUTS) / PACE
     if work.resume and note.is_file():
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
-            return [Architecture(*one) for one in known["scouts"]], int(known["epochs"])
+            return Pace([Architecture(*one) for one in known["scouts"]], int(known["epochs"]), bool(known["uncut"]))
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
-    scouting = SCOUTING * (work.options.seconds or float("inf"))
-    training = TRAINING / AHEAD * (remaining_seconds(work) - scouting - _measuring_later(work))
-    seconds = {architecture: seconds_for_epoch(work, architecture) for architecture in shortlist}
-    if work.options.size is None and work.options.seconds is not None:
-        able = [learnable(architecture, each, training, whole) for architecture, each in seconds.items()]
-        shortlist = sorted(able, key=lambda architecture: -worth(architecture))
-        seconds = {architecture: seconds_for_epoch(work, architecture) for architecture in shortlist}
-    scouts, epochs = paced(list(seconds.values()), scouting, whole)
-    chosen = list(seconds)[:scouts]
-    write_json(note, {"scouts": [list(astuple(one)) for one in chosen], "epochs": epochs})
-    return chosen, epochs
+    scouting, survey = SCOUTING * (work.options.seconds or float("inf")), work.done["survey"]
+    shortlist, others = ([Architecture(*one) for one in survey.get(name, [])] for name in ("shortlist", "uncut"))
+    seconds, uncut = _seconds(work, shortlist), False
+    if work.options.seconds is not None:
+        left = remaining_seconds(work) - scouting - _measuring_later(work)
+        uncut = bool(others) and Pace(shortlist, 1, False).training * left < whole * seconds[shortlist[0]]
+        if uncut:
+            seconds = _seconds(work, others)
+        if work.options.size is None:
+            training = Pace(shortlist, 1, uncut).training * left
+            able = {learnable(architecture, each, training, whole) for architecture, each in seconds.items()}
+            seconds = _seconds(work, sorted(able, key=lambda architecture: -worth(architecture)), seconds)
+    count, epochs = paced(list(seconds.values()), scouting, whole)
+    pace = Pace(list(seconds)[:count], epochs, uncut)
+    write_json(note, {"scouts": [list(astuple(one)) for one in pace.scouts], "epochs": epochs, "uncut": uncut})
+    return pace
+
+
+def _seconds(
+    work: Work, architectures: Sequence[Architecture], known: Mapping[Architecture, float] | None = None
+) -> dict[Architecture, float]:
+    """What an epoch of each takes, measured where it is not known."""
+    before = known or {}
+    return {one: before[one] if one in before else seconds_for_epoch(work, one) for one in architectures}
 
 
 def learnable(architecture: Architecture, seconds: float, allowed: float, whole: int) -> Architecture:
@@ -126,8 +156,9 @@ def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, in
 class Scout:
     """Trains the shortlist for a tenth of the epochs, chooses the best on `val`, and plans by the time that is left.
 
-    Where the time is short, at smaller inputs, at which they can learn in it, and fewer of them. A single one is
-    trained for a few epochs, which say how long one takes.
+    Where the time is too short for a whole training and a cut, what meets the budget uncut; where it is shorter still,
+    at smaller inputs, at which it can learn, and fewer scouts. A single one is trained for a few epochs, which say how
+    long one takes.
     """
 
     name = "scout"
@@ -136,17 +167,16 @@ class Scout:
         """Train the scouts, choose."""
         start = time.perf_counter()
         whole = work.options.epochs or default_epochs(len(work.dataset.splits["train"]))
-        shortlist, epochs = _pace(work, [Architecture(*one) for one in work.done["survey"]["shortlist"]], whole)
-        scouts = [_scouted(work, architecture, epochs) for architecture in shortlist]
+        pace = _pace(work, whole)
+        scouts = [_scouted(work, architecture, pace.epochs) for architecture in pace.scouts]
         best = max(range(len(scouts)), key=lambda place: scouts[place]["ap"])
         speed = scouts[best]["seconds_for_epoch"]
         left = remaining_seconds(work) - (time.perf_counter() - start) - _measuring_later(work)
-        share = TRAINING / AHEAD * left / speed
-        chosen = shortlist[best]
         return {
             "path": f"stages/{self.name}.json",
-            "architecture": list(astuple(chosen)),
-            "epochs": int(max(1, min(whole, share))),
+            "architecture": list(astuple(pace.scouts[best])),
+            "epochs": int(max(1, min(whole, pace.training * left / speed))),
+            "uncut": pace.uncut,
             "seconds_for_epoch": speed,
             "looks_ms": scouts[best].get("looks_ms", []),
             "candidates": scouts,

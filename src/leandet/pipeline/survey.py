@@ -32,6 +32,7 @@ from leandet.pipeline.stages import Work, begin, weights_file
 from leandet.preprocess import Size
 from leandet.quantize.rounded import rounded
 from leandet.runtime.bench import BenchRow, bench
+from leandet.search.finalists import AIM
 from leandet.search.latency import Budget
 
 BACKBONES = (
@@ -99,8 +100,9 @@ class Survey:
     """Measures untrained detectors of every backbone, and shortlists some by a rule.
 
     Of each backbone the largest input at which three fifths of the multiply-adds would meet the budget; of these the
-    three that rank best by ImageNet top-1 accuracy times the square root of the input's longer side. Where the build
-    quantises, each backbone is measured in 8 bit too and goes on in the better precision.
+    three that rank best by ImageNet top-1 accuracy times the square root of the input's longer side. And the same for
+    detectors that meet it whole, should there be no time to cut one. Where the build quantises, each backbone is
+    measured in 8 bit too and goes on in the better precision.
     """
 
     name = "survey"
@@ -114,11 +116,13 @@ class Survey:
             watches[True] = replace(watches[False], finish=rounded(watches[False].images), drafts=watches[False])
         found, measured = _measure(work, names, watches)
         each = (time.perf_counter() - start) / len(measured)
-        shortlist = shortlisted(work, found, watches[False].preparing_ms)
+        places = Places.of(work, watches[False].preparing_ms)
+        shortlist, uncut = shortlisted(places, found), fitting(places, found, uncut=True)
         write_json(work.path(SURVEY), {"backbones": [asdict(one) for one in found], "measured": measured})
         return {
             "path": SURVEY,
             "shortlist": [list(astuple(a)) for a in shortlist],
+            "uncut": [list(astuple(a)) for a in uncut],
             "seconds_for_measurement": each,
             "candidates": measured,
         }
@@ -219,43 +223,76 @@ def _top1(name: str) -> float:
     return weights.top1 if isinstance(weights, TorchvisionWeights) else UNKNOWN_TOP1
 
 
-def shortlisted(work: Work, found: list[Surveyed], preparing: Callable[[Size], float]) -> list[Architecture]:
-    """What is worth training, by the rule of `Survey`; the most promising first.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The inputs that a build may choose, and what a budget leaves for a network at each.
 
-    Args:
-        work: the build.
-        found: what was measured.
-        preparing: ms that a photograph takes to become an input of a size.
+    Attributes:
+        budget: of the build.
+        inputs: by the pixels of the longer side, ascending.
+        left_ms: what is left of the budget when a photograph has become that input.
+    """
+
+    budget: Budget
+    inputs: dict[int, Size]
+    left_ms: dict[int, float]
+
+    @classmethod
+    def of(cls, work: Work, preparing: Callable[[Size], float]) -> Places:
+        """A build's, given how many ms a photograph takes to become an input of a size."""
+        budget, training = budget_of(work), work.dataset.splits["train"]
+        largest = max(max(s.size.height, s.size.width) for s in training)
+        limit = min(LARGEST, max(SMALLEST, -(-largest // STRIDE) * STRIDE))
+        sides = [work.options.size] if work.options.size else list(range(SMALLEST, limit + 1, STRIDE))
+        inputs = {side: input_size(training, side) for side in sides}
+        return cls(budget, inputs, {side: budget.ms - preparing(size) for side, size in inputs.items()})
+
+    def pixels(self, side: int) -> int:
+        """Of the input."""
+        return self.inputs[side].height * self.inputs[side].width
+
+    def largest(self, one: Surveyed, *, uncut: bool) -> int | None:
+        """The longer side of the largest input at which a network is in time, pruned or as it is."""
+
+        def in_time(side: int) -> bool:
+            pixels = self.pixels(side)
+            return (one.ms(pixels) / AIM if uncut else one.pruned_ms(pixels)) <= self.left_ms[side]
+
+        return max(filter(in_time, self.inputs), default=None)
+
+
+def fitting(places: Places, found: list[Surveyed], *, uncut: bool = False) -> list[Architecture]:
+    """The three that rank best of what meets the budget, pruned or as it is; the most promising first."""
+    able = []
+    for one in found:
+        side, room = places.largest(one, uncut=uncut), 1.0 if uncut else KEPT**2  # parameters: widths squared
+        small = places.budget.bytes is None or room * one.bytes <= places.budget.bytes
+        if side is not None and small:
+            able.append((one.worth(side), Architecture(one.backbone, side, one.int8)))
+    ranked = [architecture for _, architecture in sorted(able, key=lambda pair: -pair[0])]
+    firsts = [one for i, one in enumerate(ranked) if one.backbone not in {other.backbone for other in ranked[:i]}]
+    return firsts[:SHORTLIST]
+
+
+def shortlisted(places: Places, found: list[Surveyed]) -> list[Architecture]:
+    """What is worth training, by the rule of `Survey`; the most promising first.
 
     Raises:
         UserError: if the fastest of all is too slow to be pruned to the budget; it says how fast that is. What is only
             too large goes on alone, the smallest file of all: the search says whether it can be cut so far.
     """
-    budget, training = budget_of(work), work.dataset.splits["train"]
-    largest = max(max(s.size.height, s.size.width) for s in training)
-    limit = min(LARGEST, max(SMALLEST, -(-largest // STRIDE) * STRIDE))
-    sides = [work.options.size] if work.options.size else list(range(SMALLEST, limit + 1, STRIDE))
-
-    inputs = {side: input_size(training, side) for side in sides}
-    areas = {side: size.height * size.width for side, size in inputs.items()}
-    left = {side: budget.ms - preparing(size) for side, size in inputs.items()}
-    fitting, nearly = [], []
-    for one in found:
-        small = 1.0 if budget.bytes is None else budget.bytes / KEPT**2 / one.bytes  # parameters: widths squared
-        able = [side for side in sides if one.pruned_ms(areas[side]) <= left[side]]
-        if able and small >= 1:
-            fitting.append((one.worth(max(able)), Architecture(one.backbone, max(able), one.int8)))
-        elif able:
-            nearly.append((small, Architecture(one.backbone, max(able), one.int8)))
-    ranked = [architecture for _, architecture in sorted(fitting, key=lambda pair: -pair[0])]
-    firsts = [one for i, one in enumerate(ranked) if one.backbone not in {other.backbone for other in ranked[:i]}]
-    if best := firsts[:SHORTLIST] or [one for _, one in sorted(nearly, key=lambda pair: -pair[0])[:1]]:
+    if best := fitting(places, found):
         return best
-    fastest = min(found, key=lambda one: one.ms(areas[sides[0]]))
-    size, ms = inputs[sides[0]], fastest.ms(areas[sides[0]]) + budget.ms - left[sides[0]]
-    if ms > FARTHEST * budget.ms:
+    in_time = [(one.bytes, one, side) for one in found if (side := places.largest(one, uncut=False)) is not None]
+    if in_time:
+        _, one, side = min(in_time, key=lambda each: each[0])
+        return [Architecture(one.backbone, side, one.int8)]
+    least = min(places.inputs)
+    fastest = min(found, key=lambda one: one.ms(places.pixels(least)))
+    size, ms = places.inputs[least], fastest.ms(places.pixels(least)) + places.budget.ms - places.left_ms[least]
+    if ms > FARTHEST * places.budget.ms:
         raise UserError(
-            f"the budget of {budget.ms:g} ms cannot be met: the fastest found, {fastest.backbone} at "
+            f"the budget of {places.budget.ms:g} ms cannot be met: the fastest found, {fastest.backbone} at "
             f"{size.width}x{size.height} px, takes {ms:.2f} ms before pruning."
         )
-    return [Architecture(fastest.backbone, sides[0], fastest.int8)]
+    return [Architecture(fastest.backbone, least, fastest.int8)]
