@@ -158,6 +158,8 @@ def test_a_machine_is_looked_at_more_than_once():
     assert next(moments, None) is None
     moments = iter((3.0, 3.1, 3.3, 3.0, 3.2))
     assert usual(stopwatch, None, (4.1, 3.9)).p50_ms == 3.9  # ten minutes ago it was slower
+    moments = iter((5.0, 5.1, 5.3, 5.0, 5.2))
+    assert usual(stopwatch, None, (4.1, 3.9)).p50_ms == 4.1  # faster
 
 
 def test_a_smaller_input_may_take_longer_to_prepare(scene):

@@ -151,23 +151,25 @@ class Pace:
 
 
 def usual(stopwatch: Stopwatch, detector: Detector, before: Sequence[float] = ()) -> BenchRow:
-    """The last of five looks at a detector, with the p50 that is the second slowest of all.
+    """The last of five looks at a detector, with the p50 that it has as a rule.
 
     A shared machine changes its speed by the second and by the minute: what meets a budget by one short look misses it
-    by the next. So there is as long a pause after each look as it takes.
+    by the next. So there is as long a pause after each look as it takes, and the second slowest of the five counts; and
+    where it was looked at minutes ago too, of these moments and this one the second slowest again.
 
     Args:
         stopwatch: that looks.
         detector: at which.
-        before: p50s in ms of earlier looks.
+        before: p50s in ms at earlier moments.
     """
     looks = []
     for look in range(LOOKS):
         if look:
             time.sleep(stopwatch.seconds)
         looks.append(stopwatch(detector).rows[0])
-    slowest = sorted([*before, *(row.p50_ms for row in looks)])
-    return replace(looks[-1], p50_ms=slowest[-SLOW])
+    now = sorted(row.p50_ms for row in looks)[-SLOW]
+    moments = sorted([*before, now])
+    return replace(looks[-1], p50_ms=moments[-min(SLOW, len(moments))])
 
 
 def wind(space: Space, stopwatch: Stopwatch, before: Sequence[float] = ()) -> Clock:
