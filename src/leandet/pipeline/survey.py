@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -115,9 +114,9 @@ class Survey:
         watches = {False: stopwatch(work, work.spec(work.options.architecture), SURVEY_SECONDS)}
         if work.options.int8:
             watches[True] = replace(watches[False], finish=rounded(watches[False].images), drafts=watches[False])
-        found, measured, steady = _measure(work, names, watches)
+        found, measured = _measure(work, names, watches)
         each = (time.perf_counter() - start) / len(measured)
-        places = Places.of(work, watches[False].preparing_ms, steady)
+        places = Places.of(work, watches[False].preparing_ms)
         shortlist, uncut = shortlisted(places, found), fitting(places, found, uncut=True)
         write_json(work.path(SURVEY), {"backbones": [asdict(one) for one in found], "measured": measured})
         return {
@@ -159,8 +158,8 @@ def _available(work: Work) -> list[str]:
 
 def _measure(
     work: Work, names: list[str], watches: dict[bool, Stopwatch]
-) -> tuple[list[Surveyed], list[dict[str, Any]], float]:
-    """Every backbone at two inputs in every precision, in turns; what was measured, as candidates; `Places.steady`."""
+) -> tuple[list[Surveyed], list[dict[str, Any]]]:
+    """Every backbone at two inputs in every precision, in turns; and what was measured, as candidates."""
     sides = _sides(work.options.size)
     torch.manual_seed(work.options.seed)
     places = [Architecture(name, side, int8) for int8 in watches for name in names for side in sides]
@@ -182,8 +181,7 @@ def _measure(
     lines: dict[tuple[str, bool], list[BenchRow]] = defaultdict(list)
     for place, row in zip(places, rows, strict=True):
         lines[place.backbone, place.int8].append(row)
-    steady = median(row.p50_ms / row.p90_ms for row in rows)
-    return [_line(name, int8, own) for (name, int8), own in lines.items()], measured, steady
+    return [_line(name, int8, own) for (name, int8), own in lines.items()], measured
 
 
 def _sides(asked: int | None) -> tuple[int, int]:
@@ -233,24 +231,21 @@ class Places:
         budget: of the build.
         inputs: by the pixels of the longer side, ascending.
         left_ms: what is left of the budget when a photograph has become that input.
-        steady: p50 as a share of p90, as measured: 1 on a machine whose speed never changes. What is not to be cut
-            leaves so much more room.
     """
 
     budget: Budget
     inputs: dict[int, Size]
     left_ms: dict[int, float]
-    steady: float
 
     @classmethod
-    def of(cls, work: Work, preparing: Callable[[Size], float], steady: float = 1.0) -> Places:
+    def of(cls, work: Work, preparing: Callable[[Size], float]) -> Places:
         """A build's, given how many ms a photograph takes to become an input of a size."""
         budget, training = budget_of(work), work.dataset.splits["train"]
         largest = max(max(s.size.height, s.size.width) for s in training)
         limit = min(LARGEST, max(SMALLEST, -(-largest // STRIDE) * STRIDE))
         sides = [work.options.size] if work.options.size else list(range(SMALLEST, limit + 1, STRIDE))
         inputs = {side: input_size(training, side) for side in sides}
-        return cls(budget, inputs, {side: budget.ms - preparing(size) for side, size in inputs.items()}, steady)
+        return cls(budget, inputs, {side: budget.ms - preparing(size) for side, size in inputs.items()})
 
     def pixels(self, side: int) -> int:
         """Of the input."""
@@ -261,7 +256,7 @@ class Places:
 
         def in_time(side: int) -> bool:
             pixels = self.pixels(side)
-            return (one.ms(pixels) / (AIM * self.steady) if uncut else one.pruned_ms(pixels)) <= self.left_ms[side]
+            return (one.ms(pixels) / AIM if uncut else one.pruned_ms(pixels)) <= self.left_ms[side]
 
         return max(filter(in_time, self.inputs), default=None)
 
