@@ -34,6 +34,7 @@ from leandet.evaluate import evaluate
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.callbacks import CURVES
 from leandet.runtime import open_runtime
+from leandet.runtime.bench import share
 from leandet.search import JudgedBy, Request, search
 from leandet.search.judge import Judge
 from leandet.search.latency import Budget
@@ -153,7 +154,7 @@ def measured(arguments: argparse.Namespace, dataset: Dataset, rows: list[dict[st
     found = [stopwatch(whole, *detectors).rows for _ in range(TIMES)]
     told = []
     for place, row in enumerate(rows, 1):
-        shares = [times[place].p10_ms / times[0].p10_ms for times in found]
+        shares = [share(times[place], times[0]) for times in found]
         p50_ms = float(np.median([times[place].p50_ms for times in found]))
         told.append({**row, "p50_ms": p50_ms, "shares": shares, "share": float(np.median(shares))})
     return told

@@ -42,6 +42,8 @@ def test_two_models_in_turns(make_onnx):
     assert small["bytes"] == paths[0].stat().st_size
     assert small["ap"] == 0.5
     assert small["calls"] >= bench_module.ROUNDS
+    assert len(small["turns_ms"]) == bench_module.ROUNDS
+    assert small["p10_ms"] <= np.median(small["turns_ms"]) <= small["p90_ms"]
     assert small["p10_ms"] <= small["p50_ms"] <= small["p90_ms"] <= small["p99_ms"]
     assert small["p50_ms"] < large["p50_ms"]
     assert small["images_per_s"] > 0

@@ -127,20 +127,21 @@ def test_the_clock_is_right_where_it_was_set(scene):
         assert scene.ms(other) == pytest.approx(1 + 1e-6 * sum(space.work(other).values()))
 
 
-def row_of(p10, p50):
-    return BenchRow("m", "e", "float32", 1, 1, (64, 64), p10, p50, p50, p50, 1e3 / p50, 1, None, 0.0, p50, 0.0, 9)
+def row_of(*turns):
+    p50 = float(np.median(turns))
+    return BenchRow(
+        "m", "e", "float32", 1, 1, (64, 64), p50, p50, p50, p50, 1e3 / p50, 1, None, 0.0, p50, 0.0, 9, turns
+    )
 
 
 def test_a_candidates_share_does_not_depend_on_the_minute():
-    """A machine at half its speed in every other measurement, where a few calls of each are disturbed too."""
-    speeds = cycle((1.0, 2.0))
+    """A machine whose speed changes from turn to turn and between measurements, a few turns disturbed too."""
+    phases = cycle(([1, 1, 2, 2, 2, 1, 1], [2, 2, 2, 2, 2, 2, 1], [1, 1, 1, 1, 1, 1, 1]))
 
     def stopwatch(*detectors):
-        speed = next(speeds)
-        times = [
-            (speed * ms, speed * ms * disturbed) for ms, disturbed in zip(detectors, (1.4, 1.1, 1.0), strict=False)
-        ]
-        return SimpleNamespace(rows=[row_of(*time) for time in times])
+        speeds = np.array(next(phases), float)
+        disturbed = [np.where(np.arange(7) == place, 1.5, 1.0) for place in range(len(detectors))]
+        return SimpleNamespace(rows=[row_of(*(ms * speeds * d)) for ms, d in zip(detectors, disturbed, strict=True)])
 
     pace = Pace(stopwatch, 8.0, 10.0)  # a detector is its own time here; the whole was timed at 10 ms once
     assert [[row.p50_ms for row in pace(4.0, 2.0)] for _ in range(3)] == [[5.0, 2.5]] * 3
@@ -151,7 +152,7 @@ def test_a_machine_is_looked_at_more_than_once():
     moments = iter((3.0, 3.1, 9.0, 4.0, 3.9))
 
     def stopwatch(_):
-        return SimpleNamespace(rows=[row_of(1.0, next(moments))])
+        return SimpleNamespace(rows=[row_of(next(moments))])
 
     stopwatch.seconds = 0.0
     assert usual(stopwatch, None).p50_ms == 4.0

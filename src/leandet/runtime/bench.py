@@ -43,6 +43,8 @@ class BenchRow:
         ap: average precision, a fraction: measured where labelled images are given, else what the card states, or None.
         preprocess_p50_ms, network_p50_ms, postprocess_p50_ms: medians of the stages.
         calls: timed calls that the figures rest on.
+        turns_ms: medians of the whole path in each of the model's turns. Where a machine's speed changes, their
+            n-th turns tell better how two models compare than all of them together do.
         best_batch, best_images_per_s: the number of photographs in a call at which the most were done in a second, and
             how many; None where no other number was tried.
         cold_start_ms, peak_memory_bytes: see `leandet.runtime.fresh`; None where not measured.
@@ -65,6 +67,7 @@ class BenchRow:
     network_p50_ms: float
     postprocess_p50_ms: float
     calls: int
+    turns_ms: tuple[float, ...] = ()
     best_batch: int | None = None
     best_images_per_s: float | None = None
     cold_start_ms: float | None = None
@@ -114,6 +117,7 @@ class _Contender:
     runtime: Runtime
     batch: int
     times: list[tuple[float, float, float]] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)  # how many calls there had been when each ended
 
     def call(self, images: Sequence[Image]) -> tuple[float, float, float]:
         """One call of the whole path: the same three steps as `Runtime.batch`, with the clock read in between."""
@@ -150,6 +154,7 @@ class _Contender:
             network_p50_ms=round(float(network), 4),
             postprocess_p50_ms=round(float(post), 4),
             calls=len(total),
+            turns_ms=tuple(round(float(np.median(turn)), 4) for turn in np.split(total, self.turns[:-1])),
         )
 
 
@@ -210,6 +215,11 @@ def bench(
     return BenchReport(machine, rows, described, warnings)
 
 
+def share(row: BenchRow, other: BenchRow) -> float:
+    """What share of another model's time a model takes, the two measured in turns: the median of turn by turn."""
+    return float(np.median(np.array(row.turns_ms) / np.array(other.turns_ms)))
+
+
 def _better(row: BenchRow, other: BenchRow) -> BenchRow:
     """The row with the best number of images in a call so far."""
     best, most = row.best_batch or row.batch, row.best_images_per_s or row.images_per_s
@@ -237,6 +247,7 @@ def _measure(contenders: Sequence[_Contender], pictures: list[list[Image]], seco
                 contender.times.append(contender.call(next(batches)))
                 if time.perf_counter() >= end:
                     break
+            contender.turns.append(len(contender.times))
         order.append(order.pop(0))  # nobody always follows the same neighbour
 
 
