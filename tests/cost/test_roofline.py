@@ -50,9 +50,13 @@ def test_measured_once_and_again_when_damaged(tmp_path, monkeypatch):
 
 
 def test_the_threads_of_torch_are_left_as_they_were():
-    torch.set_num_threads(2)
-    rooms._product_torch(1)()
-    assert torch.get_num_threads() == 2
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        rooms._product_torch(before)()
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_a_busy_machine_gave_is_measured_again_once_it_is_quiet(tmp_path, monkeypatch):
