@@ -49,14 +49,11 @@ def test_measured_once_and_again_when_damaged(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8").startswith("{\n")
 
 
-def test_the_threads_of_torch_are_left_as_they_were():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(before + 1)
-        rooms._product_torch(before)()
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+def test_the_threads_of_torch_are_left_as_they_were(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    rooms._product_torch(3)()
+    assert asked == [3, torch.get_num_threads()]
 
 
 def test_what_a_busy_machine_gave_is_measured_again_once_it_is_quiet(tmp_path, monkeypatch):
