@@ -52,7 +52,8 @@ def test_measured_once_and_again_when_damaged(tmp_path, monkeypatch):
 def test_the_threads_of_torch_are_left_as_they_were(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    rooms._product_torch(3)()
+    with rooms._product_torch(3) as product:
+        product()
     assert asked == [3, torch.get_num_threads()]
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,12 @@ def _time(run: Callable[[], object]) -> float:
     return min(times)
 
 
+Product = AbstractContextManager[Callable[[], object]]  # a matrix product, ready to be timed while it is open
+
+
 def _peak(runtime: str, threads: int) -> float:
-    return 2 * SIDE**3 / _time(_PRODUCTS[runtime](threads)) / 1e9
+    with _PRODUCTS[runtime](threads) as product:
+        return 2 * SIDE**3 / _time(product) / 1e9
 
 
 def _matrices() -> dict[str, np.ndarray[Any, Any]]:
@@ -151,39 +156,36 @@ def _product_graph() -> Graph:
     return Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
-def _product_onnx(threads: int) -> Callable[[], object]:
+def _product_onnx(threads: int) -> Product:
     from leandet.cost.profile_onnx import open_session
 
     session, feed = open_session(_product_graph().model.SerializeToString(), onnx_options(threads)), _matrices()
-    return lambda: session.run(None, feed)
+    return nullcontext(lambda: session.run(None, feed))
 
 
-def _product_openvino(threads: int) -> Callable[[], object]:
+def _product_openvino(threads: int) -> Product:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(_product_graph().model.SerializeToString())
     request, feed = core.compile_model(model, "CPU", openvino_settings(threads)).create_infer_request(), _matrices()
-    return lambda: request.infer(feed)
+    return nullcontext(lambda: request.infer(feed))
 
 
-def _product_torch(threads: int) -> Callable[[], object]:
+@contextmanager
+def _product_torch(threads: int) -> Iterator[Callable[[], object]]:
     import torch
 
     a, b = (torch.from_numpy(values) for values in _matrices().values())
-
-    def product() -> object:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return torch.mm(a, b)
-        finally:
-            torch.set_num_threads(before)
-
-    return product
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield lambda: torch.mm(a, b)
+    finally:
+        torch.set_num_threads(before)
 
 
-_PRODUCTS: dict[str, Callable[[int], Callable[[], object]]] = {
+_PRODUCTS: dict[str, Callable[[int], Product]] = {
     "onnxruntime": _product_onnx,
     "openvino": _product_openvino,
     "torch": _product_torch,
