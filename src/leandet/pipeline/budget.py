@@ -74,10 +74,10 @@ class Pace:
     epochs: int
     uncut: bool
 
-    @property
-    def training(self) -> float:
-        """Share of what is left of the time, but for measuring, that the training takes."""
-        return SPARED if self.uncut else TRAINING / (TRAINING + SEARCHING + TUNING)
+
+def _training_share(*, uncut: bool) -> float:
+    """Of what is left of the time, but for measuring."""
+    return SPARED if uncut else TRAINING / (TRAINING + SEARCHING + TUNING)
 
 
 def _pace(work: Work, whole: int) -> Pace:
@@ -94,13 +94,13 @@ def _pace(work: Work, whole: int) -> Pace:
     seconds, uncut = _seconds(work, shortlist), False
     if work.options.seconds is not None:
         left = remaining_seconds(work) - scouting - _measuring_later(work)
-        uncut = bool(others) and Pace(shortlist, 1, False).training * left < whole * seconds[shortlist[0]]
+        uncut = bool(others) and _training_share(uncut=False) * left < whole * seconds[shortlist[0]]
         if uncut:
             seconds = _seconds(work, others)
         if work.options.size is None:
-            training = Pace(shortlist, 1, uncut).training * left
-            able = {learnable(architecture, each, training, whole) for architecture, each in seconds.items()}
-            seconds = _seconds(work, sorted(able, key=lambda architecture: -worth(architecture)), seconds)
+            training = _training_share(uncut=uncut) * left
+            able = [learnable(architecture, each, training, whole) for architecture, each in seconds.items()]
+            seconds = _seconds(work, sorted(able, key=worth, reverse=True), seconds)
     count, epochs = paced(list(seconds.values()), scouting, whole)
     pace = Pace(list(seconds)[:count], epochs, uncut)
     write_json(note, {"scouts": [list(astuple(one)) for one in pace.scouts], "epochs": epochs, "uncut": uncut})
@@ -131,7 +131,8 @@ def learnable(architecture: Architecture, seconds: float, allowed: float, whole:
     ratio = math.sqrt(max(0.0, allowed) / seconds / enough)
     if ratio >= 1:
         return architecture
-    return replace(architecture, side=max(SMALLEST, int(architecture.side * ratio) // STRIDE * STRIDE))
+    side = max(SMALLEST, int(architecture.side * ratio) // STRIDE * STRIDE)
+    return replace(architecture, side=min(architecture.side, side))
 
 
 def paced(seconds: Sequence[float], allowed: float, whole: int) -> tuple[int, int]:
@@ -175,7 +176,7 @@ class Scout:
         return {
             "path": f"stages/{self.name}.json",
             "architecture": list(astuple(pace.scouts[best])),
-            "epochs": int(max(1, min(whole, pace.training * left / speed))),
+            "epochs": int(max(1, min(whole, _training_share(uncut=pace.uncut) * left / speed))),
             "uncut": pace.uncut,
             "seconds_for_epoch": speed,
             "looks_ms": scouts[best].get("looks_ms", []),
