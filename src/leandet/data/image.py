@@ -19,6 +19,7 @@ from leandet.preprocess import Image, Size
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 << 20
 BITS = 8  # of a channel, that are used
+PNG_DEPTH = 24  # the byte of a PNG that says how many it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,7 @@ def inspect_image(path: Path) -> Inspection:
     """
     data = read_bounded(path, MAX_BYTES)
     header = _sound_header(data, str(path))
-    if header.format == "JPEG":
-        return Inspection(_seen_size(data, header, str(path)), _digest(data))
-    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, str(path))
-    return Inspection(Size(*image.shape[:2]), _digest(data), 8 * image.dtype.itemsize)
+    return Inspection(_seen_size(data, header, str(path)), _digest(data), _bits(data, header))
 
 
 def file_digest(path: Path) -> bytes:
@@ -104,14 +102,27 @@ def _decode(data: bytes, flag: int, name: str) -> npt.NDArray[Any]:
     return image
 
 
+def _bits(data: bytes, header: Header) -> int:
+    """Of a channel; of a TIFF, which may say it in many ways, as OpenCV finds them."""
+    if header.format == "PNG":
+        return max(BITS, data[PNG_DEPTH])
+    if header.format != "TIFF":
+        return BITS
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    return BITS if image is None else 8 * image.dtype.itemsize
+
+
 def _seen_size(data: bytes, header: Header, name: str) -> Size:
-    """The size of a JPEG after EXIF orientation.
+    """The size after EXIF orientation, decoded as `load_image` does.
 
     An eighth-size decode reads every byte of a JPEG in a fraction of the time, and its shape tells whether the
     picture was turned, unless both sides shrink to the same length.
     """
     stored = header.size
-    if stored is None:
+    if header.format != "JPEG" or stored is None:
         return Size(*_decode(data, cv2.IMREAD_COLOR, name).shape[:2])
     small = _decode(data, cv2.IMREAD_REDUCED_COLOR_8, name).shape[:2]
     upright = (-(-stored.height // 8), -(-stored.width // 8))

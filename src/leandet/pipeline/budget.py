@@ -177,7 +177,6 @@ class Scout:
             "path": f"stages/{self.name}.json",
             "architecture": list(astuple(pace.scouts[best])),
             "epochs": int(max(1, min(whole, _training_share(uncut=pace.uncut) * left / speed))),
-            "uncut": pace.uncut,
             "seconds_for_epoch": speed,
             "looks_ms": scouts[best].get("looks_ms", []),
             "candidates": scouts,

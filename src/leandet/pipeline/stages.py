@@ -315,7 +315,10 @@ class Quantize:
             tell=work.tell,
         )
         if not tried.accepted:
-            return {**remeasured(work, work.path(ONNX), work.done["export"]), "int8": tried.to_json()}
+            described = work.done["export"]
+            if work.architecture.int8:  # else it was measured again there
+                described = remeasured(work, work.path(ONNX), described)
+            return {**described, "int8": tried.to_json()}
         detector, _ = load_detector(work.latest)
         described = remeasured(work, path, describe(work, path, detector))
         if not work.options.in_time(described["p50_ms"]) and work.options.in_time(work.done["export"]["p50_ms"]):
