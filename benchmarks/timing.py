@@ -13,7 +13,7 @@ from torch import nn
 
 from leandet.cost.profile import EngineName
 from leandet.cost.steps import clock_for, quietest
-from leandet.engines import onnx_options, openvino_settings, settle
+from leandet.engines import onnx_options, openvino_core, openvino_settings, settle
 
 Call = Callable[[], object]
 KEEP = 1 / 3  # of a network's calls count, the fastest: other programs disturb the rest
@@ -50,9 +50,7 @@ def call_of(content: bytes, feed: Mapping[str, np.ndarray], runtime: EngineName,
 
         session = onnxruntime.InferenceSession(content, onnx_options(threads), providers=["CPUExecutionProvider"])
         return lambda: session.run(None, feed)
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     request = core.compile_model(core.read_model(content), "CPU", openvino_settings(threads)).create_infer_request()
     return lambda: request.infer(feed)
 

@@ -5,11 +5,13 @@ What runs a model and what measures one must ask alike, or the measurement is of
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnxruntime
+    import openvino
 
 SETTLE_SECONDS = 0.1  # ONNX Runtime's threads look for work for about 0.06 s after a call before they sleep
 
@@ -39,6 +41,19 @@ def settle(threads: int) -> None:
     """
     if threads > 1:
         time.sleep(SETTLE_SECONDS)
+
+
+@functools.cache
+def openvino_core() -> openvino.Core:
+    """OpenVINO's core, one for the whole process and kept until its end.
+
+    A core gives its thread another stack for signals when it first compiles, and puts back the former one when it goes
+    (OpenVINO 2026.4). Of two that go in the order in which they came, the second puts back the first one's, which no
+    longer exists; the next signal, as when a training's loader ends, then kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def openvino_settings(threads: int) -> dict[str, object]:

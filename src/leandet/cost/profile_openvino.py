@@ -26,7 +26,7 @@ from leandet.cost.steps import (
     random_input,
     undisturbed,
 )
-from leandet.engines import openvino_settings
+from leandet.engines import openvino_core, openvino_settings
 
 ORIGINAL = "originalLayersNames"  # the plan's note of the layers fused into a step
 IN_TURN = 6  # calls
@@ -89,9 +89,7 @@ class OpenvinoEngine:
 
     def _compile(self, settings: Mapping[str, Any]) -> Any:
         """The network, compiled anew, as an `openvino.InferRequest`."""
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(self.graph.model.SerializeToString())
         return core.compile_model(model, "CPU", settings).create_infer_request()
 

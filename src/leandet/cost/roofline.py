@@ -21,7 +21,7 @@ import onnx
 from leandet import atomic
 from leandet.cache import cache_folder
 from leandet.cost.graph import Graph
-from leandet.engines import onnx_options, openvino_settings
+from leandet.engines import onnx_options, openvino_core, openvino_settings
 from leandet.machine import describe_machine, is_busy
 
 SIDE = 1024  # of the square matrices whose product is the peak
@@ -164,9 +164,7 @@ def _product_onnx(threads: int) -> Product:
 
 
 def _product_openvino(threads: int) -> Product:
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(_product_graph().model.SerializeToString())
     request, feed = core.compile_model(model, "CPU", openvino_settings(threads)).create_infer_request(), _matrices()
     return nullcontext(lambda: request.infer(feed))

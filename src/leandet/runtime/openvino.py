@@ -10,7 +10,7 @@ import numpy.typing as npt
 import openvino
 
 from leandet.card import Card
-from leandet.engines import openvino_settings
+from leandet.engines import openvino_core, openvino_settings
 from leandet.errors import UserError
 from leandet.runtime.folder import read_folder_card
 from leandet.runtime.layout import OPENVINO_BIN, OPENVINO_XML
@@ -42,9 +42,8 @@ class OpenVinoRuntime(Runtime):
             card=card, name="openvino", version=openvino.__version__.partition("-")[0], threads=threads, device="cpu"
         )
         self._where = str(path)
-        self._core = openvino.Core()
         try:
-            self._model = self._core.read_model(str(path / OPENVINO_XML))
+            self._model = openvino_core().read_model(str(path / OPENVINO_XML))
         except RuntimeError as error:
             raise UserError(f"{path}: OpenVINO cannot read the model ({_reason(error)}); export it again.") from error
         _check(self._model, card, str(path))
@@ -71,7 +70,7 @@ class OpenVinoRuntime(Runtime):
             if batch is not None:
                 model = model.clone()
                 model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
-            return self._core.compile_model(model, "CPU", openvino_settings(self.threads))
+            return openvino_core().compile_model(model, "CPU", openvino_settings(self.threads))
         except RuntimeError as error:
             raise UserError(f"{self._where}: OpenVINO cannot compile the model ({_reason(error)}).") from error
 
