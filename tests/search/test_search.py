@@ -157,6 +157,28 @@ def test_no_fine_tuning_goes_on_from_another_searchs(model, dataset, tmp_path):
     assert run._tuning_folder(request, dataset, whole) in folders
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_fine_tuning_that_loses_is_taken_back(model, dataset, tmp_path, monkeypatch, lost):
+    detector, card = load_detector(model)
+    space, request = Space(detector, l1), Request(model, tmp_path, Budget(4.0), threads=1, epochs=3)
+    before, after = {name: value.clone() for name, value in detector.state_dict().items()}, -1.0 if lost else 2.0
+
+    def tune(request, dataset, made, folder):
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(1)
+        made.spec = dataclasses.replace(made.spec, fall=made.spec.fall - 1)
+        return after
+
+    monkeypatch.setattr(run, "tune", tune)
+    ap, epochs = run._tuned(request, dataset, card, detector, space.whole, lambda line: None)
+    assert epochs == (0 if lost else 3)
+    assert (detector.spec == card.spec) is lost
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items()) is lost
+    scores, _ = evaluate(open_runtime(model, 1), dataset.splits["val"], dataset.classes)
+    assert ap == (pytest.approx(scores.ap, abs=1e-6) if lost else after)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["evolution", "random"])
 def test_a_detector_within_the_budget_is_left_as_it_is(model, dataset, tmp_path, quick, strategy):

@@ -19,7 +19,7 @@ from leandet.data.sample import Dataset, evenly
 from leandet.detector.detector import Detector
 from leandet.detector.files import load_detector, save_detector
 from leandet.errors import UserError
-from leandet.evaluate import best_threshold, check_classes
+from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
@@ -263,10 +263,9 @@ def _finish(
 ) -> Found:
     """Fine-tune, save the winner, write the front."""
     cut = made.spec != space.detector.spec
-    ap, epochs = outcome.winner.ap, request.epochs if cut else 0
-    if epochs:
-        say(f"fine-tuning the winner, {request.epochs} epochs")
-        ap = tune(request, dataset, made, _tuning_folder(request, dataset, outcome.winner.candidate))
+    ap, epochs = outcome.winner.ap, 0
+    if request.epochs and cut:
+        ap, epochs = _tuned(request, dataset, card, made, outcome.winner.candidate, say)
     provenance = {**card.provenance, "search": request.strategy, "search_trials": str(len(outcome.trials))}
     if request.judge is JudgedBy.SUPERNET and cut:
         provenance["search_supernet_epochs"] = str(request.supernet_epochs)
@@ -280,6 +279,27 @@ def _finish(
     write_json(request.out / FRONT, results)
     write_text(request.out / CHART, _chart(request, outcome))
     return Found(path, ap, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
+
+
+def _tuned(
+    request: Request, dataset: Dataset, card: Card, made: Detector, candidate: Candidate, say: Tell
+) -> tuple[float, int]:
+    """Fine-tune the winner in place, and take that back where it lost: a few epochs may not make up for their rate.
+
+    Returns:
+        AP on all of `val`, and the epochs that count.
+    """
+    spec, state = made.spec, {name: value.clone() for name, value in made.state_dict().items()}
+    runtime = TorchRuntime(made.eval(), Card(card.classes, spec, {}, {}), request.threads)
+    before = evaluate(runtime, dataset.splits["val"], card.classes)[0].ap
+    say(f"fine-tuning the winner, {request.epochs} epochs")
+    after = tune(request, dataset, made, _tuning_folder(request, dataset, candidate))
+    if after >= before:
+        return after, request.epochs
+    say(f"it had an AP of {100 * before:.1f} % before and has {100 * after:.1f} % now: it stays as it was before")
+    made.spec = spec
+    made.load_state_dict(state)
+    return before, 0
 
 
 def _tuning_folder(request: Request, dataset: Dataset, candidate: Candidate) -> Path:
