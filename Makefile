@@ -28,11 +28,11 @@ $(ENGINES): $(STAMP)
 	touch $@
 
 test: $(ENGINES)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0
 
 # Those that take a minute each, too.
 test-all: $(ENGINES)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0 -m ""
 
 lint: setup
 	$(BIN)/ruff check .
