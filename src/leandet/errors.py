@@ -1,5 +1,8 @@
 """What a person can mend: the one exception that their input can cause, and the sentence for a missing extra."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something the person can mend: the message is one clear sentence.
@@ -40,3 +43,21 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
             which = _NAMES.get(extra, f"the extra {extra}")
             return f"this needs {error.name}, which only {which} brings: pip install 'leandet[{extra}]'."
     return None
+
+
+@contextmanager
+def naming_extras(where: str = "") -> Iterator[None]:
+    """Say which extra to install where a module of one is missing.
+
+    Args:
+        where: the file or field that needs it, before the sentence.
+
+    Raises:
+        UserError: instead of the `ModuleNotFoundError`; other modules' are left as they are.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        raise UserError(f"{where}: {sentence}" if where else sentence) from error

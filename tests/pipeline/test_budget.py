@@ -87,6 +87,25 @@ def test_a_backbone_goes_on_in_the_precision_that_suits_it(tmp_path):
     ]
 
 
+def test_a_narrower_neck_is_tried_where_the_neck_takes_much(tmp_path):
+    work = work_of(tmp_path)
+    assert survey._widths(work, "shufflenet_v2_x0_5") == [96, 64]  # 63 M multiply-adds instead of 102 M at 224x224 px
+    assert survey._widths(work, "mobilenet_v2") == [96]  # 267 M instead of 306 M
+    assert survey._widths(work_of(tmp_path, width=32), "shufflenet_v2_x0_5") == [32]
+
+
+def test_a_backbone_goes_on_with_the_neck_that_suits_it(tmp_path):
+    wide = surveyed("shufflenet_v2_x0_5", 11.0, top1=60.0)
+    narrow = dataclasses.replace(wide, ms_for_pixel=0.6 * wide.ms_for_pixel, width=64)
+    # 1 ms stays, three fifths of 10 and of 6 ms by area: 226 and 292 px
+    found = shortlisted(work_of(tmp_path), [wide, narrow])
+    assert found == [Architecture("shufflenet_v2_x0_5", 288, width=64)]
+    alike = dataclasses.replace(wide, width=64)  # no larger input, and a little less accurate
+    assert shortlisted(work_of(tmp_path), [alike, wide]) == [Architecture("shufflenet_v2_x0_5", 224)]
+    work = work_of(tmp_path)
+    assert [work.spec(one.at(96)).width for one in (wide, narrow)] == [96, 64]
+
+
 def test_what_a_photograph_takes_to_become_an_input_counts(tmp_path):
     """256 px would be within reach, but take a millisecond to prepare; 224 px take none."""
 
@@ -162,6 +181,32 @@ def test_what_there_is_no_time_to_train_becomes_smaller(seconds, allowed, side):
     """36 epochs of 108 are enough; an epoch takes as the area."""
     chosen = learnable(Architecture("mobilenet_v2", 320, True), seconds, allowed, 108)
     assert chosen == Architecture("mobilenet_v2", side, True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "scouts", "uncut"),
+    [
+        (None, [("mobilenet_v2", 256), ("shufflenet_v2_x0_5", 320)], False),
+        # 88 % after scouting; of it 50 of 83 parts, 10 s an epoch: more than 100 epochs
+        (2000.0, [("mobilenet_v2", 256), ("shufflenet_v2_x0_5", 320)], False),
+        (1800.0, [("mobilenet_v2", 192), ("shufflenet_v2_x0_5", 256)], True),  # fewer
+        (40.0, [("mobilenet_v2", 96)], True),  # 5 epochs of those; nor is there time for more than one scout
+    ],
+)
+def test_what_there_is_no_time_to_train_and_cut_is_not_cut(tmp_path, monkeypatch, seconds, scouts, uncut):
+    monkeypatch.setattr(budget, "seconds_for_epoch", lambda work, one: 10 * (one.side / 256) ** 2)
+    work = work_of(tmp_path, seconds=seconds)
+    work.done["survey"] = {
+        "seconds": 0.0,
+        "seconds_for_measurement": 0.0,
+        "shortlist": [["mobilenet_v2", 256, False], ["shufflenet_v2_x0_5", 320, False]],
+        "uncut": [["mobilenet_v2", 192, False], ["shufflenet_v2_x0_5", 256, False]],
+    }
+    pace = budget._pace(work, 100)
+    assert ([(one.backbone, one.side) for one in pace.scouts], pace.uncut) == (scouts, uncut)
+    again = dataclasses.replace(work, resume=True)
+    monkeypatch.delattr(budget, "seconds_for_epoch")  # chosen once
+    assert budget._pace(again, 100) == pace
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import http.server
 import json
 import threading
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -134,6 +135,25 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
     (out / "film.jsonl").unlink()  # now the .mp4 could be anybody's
     with pytest.raises(UserError, match=r"film\.mp4 would be overwritten"):
         detect_video(runtime, runtime.card.classes, str(film), out, 0.5)
+
+
+def test_recordings_at_once_have_names_of_their_own(tmp_path):
+    pytest.importorskip("supervision")
+    from leandet.runtime.video import _reserved
+
+    out = tmp_path / "out"
+    with _reserved(out, "camera") as first:
+        with _reserved(out, "camera") as second:
+            assert (first, second) == (out / "camera", out / "camera_2")
+            (out / "camera_2.jsonl").write_text("{}\n")
+        (out / "camera.jsonl").write_text("{}\n")
+    (out / "camera_3.mp4").touch()
+    with suppress(UserError), _reserved(out, "camera") as fourth:
+        assert fourth == out / "camera_4"
+        raise UserError("no frame")
+    assert sorted(p.name for p in out.iterdir()) == ["camera.jsonl", "camera_2.jsonl", "camera_3.mp4"]
+    with pytest.raises(UserError, match="is no folder"), _reserved(out / "camera.jsonl", "camera"):
+        pass
 
 
 def test_a_live_film_keeps_its_pace_and_every_size(picture, tmp_path):

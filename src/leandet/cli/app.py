@@ -19,7 +19,7 @@ from leandet.cli.prune import prune_command
 from leandet.cli.run import bench_command, detect_command
 from leandet.cli.search import search_command
 from leandet.cli.sparsify import sparsify_command
-from leandet.errors import UserError, missing_extra
+from leandet.errors import UserError, naming_extras
 
 USER_INPUT, INTERRUPTED = 2, 130
 
@@ -72,14 +72,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot show
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does of itself
     try:
-        app()
+        with naming_extras():
+            app()
     except UserError as error:
         _say(f"error: {error}")
-        sys.exit(USER_INPUT)
-    except ModuleNotFoundError as error:
-        if (sentence := missing_extra(error)) is None:
-            raise
-        _say(f"error: {sentence}")
         sys.exit(USER_INPUT)
     except OSError as error:
         if error.filename is None:

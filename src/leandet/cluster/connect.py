@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leandet.errors import UserError, missing_extra
+from leandet.errors import UserError, naming_extras
 
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
 ANSWERS_WITHIN = 10.0  # seconds; Ray itself tries a wrong address for many minutes
@@ -96,12 +96,8 @@ def the_ray() -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
+    with naming_extras():
         import ray
-    except ModuleNotFoundError as error:
-        if (sentence := missing_extra(error)) is None:
-            raise
-        raise UserError(sentence) from error
     return ray
 
 

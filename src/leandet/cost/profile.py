@@ -16,7 +16,7 @@ from leandet.cost.layers import Layer, layers_of
 from leandet.cost.profile_torch import TorchEngine
 from leandet.cost.roofline import Roofline, roofline
 from leandet.cost.steps import Engine
-from leandet.errors import UserError, missing_extra
+from leandet.errors import naming_extras
 from leandet.machine import describe_machine, usable_cores
 
 BLOCK_DEPTH = 2  # names in a block's name: features.3, stage2.0, head.classify; one more inside a detector's backbone
@@ -188,12 +188,8 @@ def open_engine(engine: EngineName, graph: Graph, threads: int) -> Engine:
         return OnnxEngine(graph, threads)
     from leandet.cost.profile_openvino import OpenvinoEngine
 
-    try:
+    with naming_extras():
         return OpenvinoEngine(graph, threads)
-    except ModuleNotFoundError as error:
-        if (sentence := missing_extra(error)) is None:
-            raise
-        raise UserError(sentence) from error
 
 
 def example(size: tuple[int, int], *, pixels: bool) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from leandet.atomic import staged
 from leandet.card import Card
 from leandet.detector.detector import Detector
-from leandet.errors import UserError, missing_extra
+from leandet.errors import UserError, naming_extras
 from leandet.export.formats import write_litert, write_ncnn, write_onnx, write_openvino
 from leandet.export.graph import Deployed, deployable
 from leandet.export.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity, compare
@@ -58,12 +58,8 @@ def export(detector: Detector, card: Card, path: Path, images: npt.NDArray[np.ui
     with torch.inference_mode():
         wanted = RawOutput(*(t.numpy() for t in Deployed(detector)(torch.from_numpy(images))))
     with staged(path) as draft:
-        try:
+        with naming_extras():
             write(deployable(detector), card, draft)
-        except ModuleNotFoundError as error:
-            if (sentence := missing_extra(error)) is None:
-                raise
-            raise UserError(sentence) from error
         difference = compare(wanted, open_runtime(draft, 1).run_network(images))
         if difference.boxes > BOX_TOLERANCE or difference.scores > SCORE_TOLERANCE:
             raise UserError(

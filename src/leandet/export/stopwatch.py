@@ -17,6 +17,7 @@ import cv2
 from leandet.card import Card
 from leandet.data.image import load_image
 from leandet.detector.detector import Detector
+from leandet.errors import naming_extras
 from leandet.export.export import WRITERS
 from leandet.export.graph import deployable
 from leandet.machine import usable_cores
@@ -98,7 +99,8 @@ class Stopwatch:
             path = self._folder / f"{len(self._known)}{suffix}"
             card = replace(self.card, spec=detector.spec)
             if self.drafts is None:
-                write(deployable(detector), card, path)
+                with naming_extras():
+                    write(deployable(detector), card, path)
             else:
                 shutil.copyfile(self.drafts.file(detector), path)
             if self.finish is not None:

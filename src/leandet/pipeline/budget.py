@@ -205,8 +205,8 @@ def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
 
 def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, Any]:
     """Train a scout, or read what it reached before the build was interrupted."""
-    precision = "-int8" if architecture.int8 else ""
-    folder = work.path(SCOUTS) / f"{file_name(architecture.backbone)}-{architecture.side}{precision}"
+    parts = [file_name(architecture.backbone), str(architecture.side), f"w{architecture.width}"]
+    folder = work.path(SCOUTS) / "-".join([*parts, *(["int8"] if architecture.int8 else [])])
     note = folder / "scout.json"
     if work.resume and note.is_file():
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))

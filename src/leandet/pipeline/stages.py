@@ -78,7 +78,7 @@ class Work:
         """Of a detector for the data's classes, whose input and number of answers suit the training pictures."""
         training, classes = self.dataset.splits["train"], len(self.dataset.classes)
         size, most = input_size(training, architecture.side), detections(training)
-        return Spec(architecture.backbone, classes, size, self.options.width, detections=most)
+        return Spec(architecture.backbone, classes, size, architecture.width, detections=most)
 
     @property
     def epochs(self) -> int:

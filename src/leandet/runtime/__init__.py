@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from leandet.errors import UserError, missing_extra
+from leandet.errors import UserError, naming_extras
 from leandet.runtime.runtime import RawOutput, Runtime
 
 __all__ = ["RawOutput", "Runtime", "model_bytes", "open_runtime"]
@@ -28,12 +28,8 @@ def open_runtime(path: str | Path, threads: int | None = None) -> Runtime:
             f"{path}: no engine runs {suffix or 'a file without a suffix'}; "
             f"export the model to one of these: {', '.join(ENGINES)}."
         )
-    try:
+    with naming_extras(str(path)):
         return ENGINES[suffix](path, threads)
-    except ModuleNotFoundError as error:
-        if (sentence := missing_extra(error)) is None:
-            raise
-        raise UserError(f"{path}: {sentence}") from error
 
 
 def model_bytes(path: Path) -> int:

@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,8 +88,23 @@ def detect_video(
         UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds a film of
             that name that is no drawing.
     """
-    name = Path(source).stem if Path(source).is_file() else _free(out, "camera" if source.isdigit() else "stream")
-    video, results = out / f"{name}.mp4", out / f"{name}.jsonl"
+    if Path(source).is_file():
+        return _detected(model, classes, source, out / Path(source).stem, threshold, track, most)
+    with _reserved(out, "camera" if source.isdigit() else "stream") as place:
+        return _detected(model, classes, source, place, threshold, track, most)
+
+
+def _detected(
+    model: Callable[[Image], Detections],
+    classes: Sequence[str],
+    source: str,
+    place: Path,
+    threshold: float,
+    track: bool,
+    most: int | None,
+) -> VideoSummary:
+    """As `detect_video`, into two files of this name with their suffixes added."""
+    video, results = (place.with_name(place.name + suffix) for suffix in (".mp4", ".jsonl"))
     own = video.exists() and Path(source).is_file() and video.samefile(source)
     if own or (video.exists() and not results.exists()):  # the source, or another recording: no drawing of ours
         raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
@@ -119,10 +135,36 @@ def detect_video(
     return summary
 
 
-def _free(out: Path, name: str) -> str:
-    """The name, numbered from 2 on where there is a recording of it."""
+@contextmanager
+def _reserved(out: Path, name: str) -> Iterator[Path]:
+    """The name, numbered from 2 on where there is a recording of it or one is being made.
+
+    An empty `NAME.jsonl` keeps others away, for a recording takes its name when it ends, hours later perhaps. Where
+    nothing is recorded it goes again.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-    return next(one for one in names if not any((out / f"{one}{suffix}").exists() for suffix in (".mp4", ".jsonl")))
+    for one in names:
+        lines = out / f"{one}.jsonl"
+        if (out / f"{one}.mp4").exists():
+            continue
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lines.open("x", encoding="utf-8").close()
+        except FileExistsError as error:
+            if not out.is_dir():
+                raise UserError(f"{out} is no folder: save in another one.") from error
+            continue
+        except OSError as error:
+            raise UserError(f"{lines} cannot be written: {error.strerror or error}.") from error
+        break
+    try:
+        yield out / one
+    finally:
+        if lines.exists() and not lines.stat().st_size:
+            lines.unlink()
 
 
 def to_supervision(found: Detections) -> supervision.Detections:

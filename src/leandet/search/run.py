@@ -36,7 +36,18 @@ from leandet.search.request import JudgedBy, Request
 from leandet.search.scene import Scene
 from leandet.search.space import Candidate, Space
 from leandet.search.strategies import STRATEGIES
-from leandet.search.study import CLOCK, SETTLED, SUPERNET, Trialled, Worker, finished, front, judged, open_study
+from leandet.search.study import (
+    CLOCK,
+    SETTLED,
+    SUPERNET,
+    Trialled,
+    Worker,
+    finished,
+    front,
+    judged,
+    open_study,
+    storing,
+)
 from leandet.search.supernet import Supernet
 
 MODEL, FRONT, CHART = "model.safetensors", "front.json", "front.svg"
@@ -67,6 +78,7 @@ class Found:
     results: dict[str, Any]
 
 
+@storing()
 def search(
     request: Request, dataset: Dataset, tell: Tell | None = None, run: Callable[[Worker], None] = Worker.run
 ) -> Found:
@@ -84,8 +96,8 @@ def search(
 
     Raises:
         UserError: if the model does not fit the data, nothing can be cut, the storage holds another search or is judged
-            by another worker's supernet, the supernet cannot be trained or its files are damaged, or the
-            budget cannot be met (it says what the fastest takes).
+            by another worker's supernet, the supernet cannot be trained or its files are damaged, the storage fails,
+            or the budget cannot be met (it says what the fastest takes).
         KeyboardInterrupt: after Ctrl-C; run it again to go on.
     """
     say = tell or (lambda line: None)
@@ -147,10 +159,14 @@ def space_of(request: Request, detector: Detector, dataset: Dataset) -> Space:
 
 def supernet_of(request: Request, dataset: Dataset) -> Supernet:
     """The supernet of a request: in a folder of its own for each model, data, seed and length of training."""
-    parts = [_digest(request.model), dataset.root.name, request.seed]
-    name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
-    folder = request.out / f"{SUPERNETS}-{name}-{request.supernet_epochs}x{request.batch}"
+    folder = request.out / f"{SUPERNETS}-{_of(request, dataset)}-{request.supernet_epochs}x{request.batch}"
     return Supernet(folder, request.supernet_epochs, request.batch, request.seed)
+
+
+def _of(request: Request, dataset: Dataset, *more: object) -> str:
+    """A short name that is another one for each model, data, seed and what else counts; JSON values."""
+    parts = [_digest(request.model), dataset.root.name, request.seed, *more]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
 def _train_supernet(request: Request, study: Study, space: Space, card: Card, dataset: Dataset, say: Tell) -> float:
@@ -307,9 +323,7 @@ def _tuning_folder(request: Request, dataset: Dataset, candidate: Candidate) -> 
     judge = [request.judge.value]
     if request.judge is JudgedBy.SUPERNET:
         judge.append(supernet_of(request, dataset).digest)
-    parts = [_digest(request.model), dataset.root.name, request.seed, judge, candidate.key]
-    name = hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
-    return request.out / f"{TUNING}-{name}-{request.epochs}x{request.batch}"
+    return request.out / f"{TUNING}-{_of(request, dataset, judge, candidate.key)}-{request.epochs}x{request.batch}"
 
 
 def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:

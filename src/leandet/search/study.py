@@ -86,7 +86,12 @@ def _quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _storing() -> Iterator[None]:
+def storing() -> Iterator[None]:
+    """Say in one sentence that the storage failed, and how to go on.
+
+    Raises:
+        UserError: instead of the database's own errors.
+    """
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -128,7 +133,7 @@ def open_study(url: str, identity: dict[str, Any] | None, name: str = "leandet")
         except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown)
             raise UserError(f"the storage {shown} cannot be opened ({first}): name a database's URL.") from error
-    with _storing():
+    with storing():
         found = study.user_attrs.get(IDENTITY)
         if identity is None:
             return study
@@ -195,7 +200,7 @@ class Worker:
             UserError: if candidates were refused and none could be judged, what the judge raises, or the storage fails.
             KeyboardInterrupt: after Ctrl-C; the point is put back.
         """
-        with _quietly(), _storing():
+        with _quietly(), storing():
             self.study.sampler = sampler(self.strategy, self.scene, self.seed)
             while time.monotonic() < self.deadline:
                 optuna.storages.fail_stale_trials(self.study)
