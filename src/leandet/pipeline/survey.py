@@ -54,8 +54,8 @@ UNKNOWN_TOP1 = 60.0  # per cent, of a backbone without published weights
 # MobileNetV1 at 224 px, per cent, as its authors state in tensorflow/models.
 PUBLISHED_TOP1 = {"mobilenet_v1": 70.9, "mobilenet_v1_075": 68.4, "mobilenet_v1_050": 63.3, "mobilenet_v1_025": 49.8}
 ROUNDED = 0.99  # of its accuracy that a detector has in 8 bit, by experience
-NARROW = 64  # channels of neck and head, where those of the usual width take much of a small detector's time
-NARROWED = 0.97  # of its accuracy that a detector has with so many, by experience
+NARROW = 48  # channels of neck and head, where those of the usual width take much of a small detector's time
+NARROWED = 0.93  # of its accuracy that a detector has with so many, by experience
 RELIEF = 0.2  # of the multiply-adds that narrowing has to save, for it to be tried
 SURVEY_SECONDS, PHOTOGRAPHS = 2.0, 32
 SURVEY = "survey.json"
