@@ -130,6 +130,7 @@ def contender(
         "ap": scores.ap,
         "ap50": scores.ap50,
         "val_ap": found.ap,
+        "epochs_tuned": found.epochs,
         "searched_ap": found.winner.ap,
         "searched_p50_ms": found.p50_ms,
         "trials": len(found.trials),
@@ -183,7 +184,7 @@ def ranking(arguments: argparse.Namespace, dataset: Dataset, judge: JudgedBy) ->
     def tuned(place: int) -> dict[str, Any]:
         made = judged_by.calibrated(chosen[place].candidate)
         before = judged_by.ap(made)
-        ap = tune(request, dataset, made, arguments.out / f"{name}-{place}")
+        ap = tune(request, dataset, made, arguments.out / f"{name}-{place}").best_ap
         return {"trial": chosen[place].number, "before": before, "after": ap}
 
     wanted = [i for i in range(len(chosen)) if asked(arguments, f"{name}-{i}")]

@@ -139,20 +139,23 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
 
 def test_recordings_at_once_have_names_of_their_own(tmp_path):
     pytest.importorskip("supervision")
-    from leandet.runtime.video import _reserved
+    from leandet.runtime.video import _place
 
-    out = tmp_path / "out"
-    with _reserved(out, "camera") as first:
-        with _reserved(out, "camera") as second:
+    out, film = tmp_path / "out", tmp_path / "camera.mov"
+    film.touch()
+    with _place("0", out) as first:
+        with _place("1", out) as second:
             assert (first, second) == (out / "camera", out / "camera_2")
             (out / "camera_2.jsonl").write_text("{}\n")
+            with pytest.raises(UserError, match=r"camera\.mp4 would be overwritten"), _place(str(film), out):
+                pass
         (out / "camera.jsonl").write_text("{}\n")
     (out / "camera_3.mp4").touch()
-    with suppress(UserError), _reserved(out, "camera") as fourth:
+    with suppress(UserError), _place("0", out) as fourth:
         assert fourth == out / "camera_4"
         raise UserError("no frame")
     assert sorted(p.name for p in out.iterdir()) == ["camera.jsonl", "camera_2.jsonl", "camera_3.mp4"]
-    with pytest.raises(UserError, match="is no folder"), _reserved(out / "camera.jsonl", "camera"):
+    with pytest.raises(UserError, match="cannot be made"), _place("0", out / "camera.jsonl"):
         pass
 
 

@@ -23,7 +23,7 @@ from leandet.detector.spec import Spec
 from leandet.errors import UserError
 from leandet.evaluate import evaluate
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import train
+from leandet.learn.train import Outcome, train
 from leandet.metrics import MIN_SCORE
 from leandet.preprocess import Size
 from leandet.runtime import open_runtime
@@ -158,18 +158,22 @@ def test_no_fine_tuning_goes_on_from_another_searchs(model, dataset, tmp_path):
     assert run._tuning_folder(request, dataset, whole) in folders
 
 
-@pytest.mark.parametrize("lost", [True, False])
-def test_fine_tuning_that_loses_is_taken_back(model, dataset, tmp_path, monkeypatch, lost):
+@pytest.mark.parametrize(
+    ("after", "at_equal_fall", "lost"),
+    [(-1.0, None, True), (2.0, None, False), (-1.0, 2.0, False)],  # the last chose another fall, which took some AP
+)
+def test_fine_tuning_that_loses_is_taken_back(model, dataset, tmp_path, monkeypatch, after, at_equal_fall, lost):
     detector, card = load_detector(model)
     space, request = Space(detector, l1), Request(model, tmp_path, Budget(4.0), threads=1, epochs=3)
-    before, after = {name: value.clone() for name, value in detector.state_dict().items()}, -1.0 if lost else 2.0
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
 
     def tune(request, dataset, made, folder):
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(1)
+        falls = {} if at_equal_fall is None else {made.spec.fall: at_equal_fall}
         made.spec = dataclasses.replace(made.spec, fall=made.spec.fall - 1)
-        return after
+        return Outcome(after, 3, 0.0, 0.0, [], falls)
 
     monkeypatch.setattr(run, "tune", tune)
     ap, epochs = run._tuned(request, dataset, card, detector, space.whole, lambda line: None)

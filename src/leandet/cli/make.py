@@ -92,7 +92,8 @@ def build_command(
 
     if demo:
         backbone, weights = backbone or DEMO_BACKBONE, weights or "none"
-        size, width, epochs = size or DEMO_SIZE, width or DEMO_WIDTH, epochs or DEMO_EPOCHS
+        size, epochs = size or DEMO_SIZE, epochs or DEMO_EPOCHS
+        width = DEMO_WIDTH if width is None else width
     options = Options(
         data or out / "data",
         out,

@@ -58,7 +58,7 @@ def search_command(
 ) -> None:
     """Find the most accurate structure within a latency budget, cut from a trained detector.
 
-    Candidates are not trained before they are judged; the winner is, for --epochs.
+    Candidates are not trained before they are judged; the winner is, for --epochs, unless it loses by that.
     """
     if workers is not None and ray is None:
         raise UserError(WORKERS_WHERE)

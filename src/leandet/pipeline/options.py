@@ -118,13 +118,16 @@ class Options:
     @property
     def architecture(self) -> Architecture:
         """What is trained where no budget chooses."""
-        return Architecture(self.backbone or BACKBONE, self.size or SIDE, width=self.width or WIDTH)
+        width = WIDTH if self.width is None else self.width
+        return Architecture(self.backbone or BACKBONE, self.size or SIDE, width=width)
 
     def to_json(self) -> dict[str, Any]:
         """A plain object; `out` is left out, so that a finished folder may be moved."""
         value = asdict(self)
         del value["out"]
         value["data"] = str(self.data)
+        if self.budget_ms is None:
+            value["width"] = self.architecture.width  # as it was written before a budget could choose it
         value["teacher"] = None if self.teacher is None else str(self.teacher)
         return value
 

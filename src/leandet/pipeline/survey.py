@@ -199,13 +199,13 @@ def _widths(work: Work, name: str) -> list[int]:
     """The channels of neck and head that are worth measuring with a backbone."""
     if work.options.width is not None:
         return [work.options.width]
-    works = []
+    costs = []
     for width in (WIDTH, NARROW):
         spec = work.spec(Architecture(name, max(_sides(work.options.size)), width=width))
         with torch.device("meta"):
             detector = Detector(spec)
-        works.append(count(detector, torch.zeros(1, 3, spec.size.height, spec.size.width, device="meta")).multiply_adds)
-    usual, narrow = works
+        costs.append(count(detector, torch.zeros(1, 3, spec.size.height, spec.size.width, device="meta")))
+    usual, narrow = (cost.multiply_adds for cost in costs)
     return [WIDTH, NARROW] if narrow <= (1 - RELIEF) * usual else [WIDTH]
 
 

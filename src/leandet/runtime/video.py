@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from leandet.errors import UserError
 from leandet.preprocess import Image
 from leandet.runtime.frames import Frame, Frames
 
+CAMERA, STREAM = "camera", "stream"  # names of recordings
+RECORDING = re.compile(rf"({CAMERA}|{STREAM})(_\d+)?")
 FAINT = 0.1  # ByteTrack follows objects through scores this low (arXiv 2110.06864, section 3)
 
 
@@ -86,33 +89,29 @@ def detect_video(
 
     Raises:
         UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds a film of
-            that name that is no drawing.
+            that name that is no drawing of a film.
     """
-    if Path(source).is_file():
-        return _detected(model, classes, source, out / Path(source).stem, threshold, track, most)
-    with _reserved(out, "camera" if source.isdigit() else "stream") as place:
-        return _detected(model, classes, source, place, threshold, track, most)
+    with Frames(source) as frames, _place(source, out) as place:
+        return _detected(model, classes, frames, source, place, threshold, track, most)
 
 
 def _detected(
     model: Callable[[Image], Detections],
     classes: Sequence[str],
+    frames: Frames,
     source: str,
     place: Path,
     threshold: float,
     track: bool,
     most: int | None,
 ) -> VideoSummary:
-    """As `detect_video`, into two files of this name with their suffixes added."""
-    video, results = (place.with_name(place.name + suffix) for suffix in (".mp4", ".jsonl"))
-    own = video.exists() and Path(source).is_file() and video.samefile(source)
-    if own or (video.exists() and not results.exists()):  # the source, or another recording: no drawing of ours
-        raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
+    """As `detect_video`, into the two files of a place."""
+    video, results = _files(place)
     summary = VideoSummary(source, str(video), str(results), threshold)
     start = time.perf_counter()
     tracker = _Tracker(threshold) if track else None
     interrupted = False
-    with Frames(source) as frames, staged(video) as video_draft, staged(results) as results_draft:
+    with staged(video) as video_draft, staged(results) as results_draft:
         with results_draft.open("w", encoding="utf-8") as lines, _Film(video_draft, frames, classes) as film:
             try:
                 for frame in frames:
@@ -135,36 +134,70 @@ def _detected(
     return summary
 
 
+def _files(place: Path) -> tuple[Path, Path]:
+    """The film and the lines."""
+    return place.with_name(f"{place.name}.mp4"), place.with_name(f"{place.name}.jsonl")
+
+
 @contextmanager
-def _reserved(out: Path, name: str) -> Iterator[Path]:
+def _place(source: str, out: Path) -> Iterator[Path]:
+    """Where the results go, but for their suffixes.
+
+    Raises:
+        UserError: see `detect_video`.
+    """
+    if Path(source).is_file():
+        place = out / Path(source).stem
+        _keep_others(Path(source), place)
+        yield place
+        return
+    place = _reserved(out, CAMERA if source.isdigit() else STREAM)
+    _, results = _files(place)
+    try:
+        yield place
+    finally:
+        if results.exists() and not results.stat().st_size:
+            results.unlink()
+
+
+def _keep_others(film: Path, place: Path) -> None:
+    """Refuse to draw a film over itself, another one, or a camera's or stream's recording, which cannot be made again.
+
+    Raises:
+        UserError: where it would be.
+    """
+    video, results = _files(place)
+    drawn = results.exists() and results.stat().st_size > 0  # an earlier drawing of the film
+    recorded = RECORDING.fullmatch(place.name) is not None and (video.exists() or results.exists())
+    if recorded or (video.exists() and (video.samefile(film) or not drawn)):
+        raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
+
+
+def _reserved(out: Path, name: str) -> Path:
     """The name, numbered from 2 on where there is a recording of it or one is being made.
 
-    An empty `NAME.jsonl` keeps others away, for a recording takes its name when it ends, hours later perhaps. Where
-    nothing is recorded it goes again.
+    An empty `NAME.jsonl` keeps others away, for a recording takes its name when it ends, hours later perhaps. `_place`
+    removes it where nothing was recorded; a process that is killed leaves it.
 
     Raises:
         UserError: if the folder cannot be written.
     """
-    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-    for one in names:
-        lines = out / f"{one}.jsonl"
-        if (out / f"{one}.mp4").exists():
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be made ({error.strerror}): save in another one.") from error
+    for one in itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2))):
+        video, results = _files(out / one)
+        if video.exists():
             continue
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            lines.open("x", encoding="utf-8").close()
-        except FileExistsError as error:
-            if not out.is_dir():
-                raise UserError(f"{out} is no folder: save in another one.") from error
+            results.open("x", encoding="utf-8").close()
+        except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"{lines} cannot be written: {error.strerror or error}.") from error
+            raise UserError(f"{results} cannot be written: {error.strerror or error}.") from error
         break
-    try:
-        yield out / one
-    finally:
-        if lines.exists() and not lines.stat().st_size:
-            lines.unlink()
+    return out / one
 
 
 def to_supervision(found: Detections) -> supervision.Detections:

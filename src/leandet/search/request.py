@@ -36,7 +36,7 @@ class Request:
         smaller_inputs: input sizes below the model's own that may be chosen.
         judge: what candidates are cut out of.
         supernet_epochs: of the supernet's training, where it judges; at least 1.
-        epochs: of fine-tuning the winner where it is narrower than the model; 0 for none.
+        epochs: of fine-tuning the winner where it is narrower than the model; taken back if it loses; 0 for none.
         batch: images a step of either.
         seed: of everything random.
         threads: of the measured engine and of PyTorch; None for all usable cores.

@@ -23,7 +23,7 @@ from leandet.evaluate import best_threshold, check_classes, evaluate
 from leandet.export.stopwatch import Stopwatch
 from leandet.learn.distill import taught
 from leandet.learn.recipe import Recipe
-from leandet.learn.train import train
+from leandet.learn.train import Outcome, train
 from leandet.machine import OTHER_BLOCK, channel_block, describe_machine
 from leandet.quantize.rounded import rounded
 from leandet.report.chart import Axis, Series, picture
@@ -61,7 +61,9 @@ class Found:
 
     Attributes:
         path: the winner, an ordinary model file.
-        ap: the winner's AP on the validation split: over all of it after fine-tuning, else on the judged images.
+        ap: the winner's AP on the validation split: over all of it where it was to be fine-tuned, else on the judged
+            images.
+        epochs: of its fine-tuning; 0 where there was none, or where it lost and was taken back.
         p50_ms: measured, the whole path.
         whole_p50_ms: the uncut detector's, measured in turns with it.
         winner: its trial.
@@ -71,6 +73,7 @@ class Found:
 
     path: Path
     ap: float
+    epochs: int
     p50_ms: float
     whole_p50_ms: float
     winner: Trialled
@@ -159,11 +162,11 @@ def space_of(request: Request, detector: Detector, dataset: Dataset) -> Space:
 
 def supernet_of(request: Request, dataset: Dataset) -> Supernet:
     """The supernet of a request: in a folder of its own for each model, data, seed and length of training."""
-    folder = request.out / f"{SUPERNETS}-{_of(request, dataset)}-{request.supernet_epochs}x{request.batch}"
+    folder = request.out / f"{SUPERNETS}-{_fingerprint(request, dataset)}-{request.supernet_epochs}x{request.batch}"
     return Supernet(folder, request.supernet_epochs, request.batch, request.seed)
 
 
-def _of(request: Request, dataset: Dataset, *more: object) -> str:
+def _fingerprint(request: Request, dataset: Dataset, *more: object) -> str:
     """A short name that is another one for each model, data, seed and what else counts; JSON values."""
     parts = [_digest(request.model), dataset.root.name, request.seed, *more]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
@@ -291,10 +294,10 @@ def _finish(
     own = Card(card.classes, made.spec, {"val_ap": ap}, provenance)
     own.metrics["threshold"] = best_threshold(TorchRuntime(made.eval(), own, request.threads), dataset)
     save_detector(made, own, path)
-    results = _results(request, space, path, ap, outcome)
+    results = _results(request, space, path, ap, epochs, outcome)
     write_json(request.out / FRONT, results)
     write_text(request.out / CHART, _chart(request, outcome))
-    return Found(path, ap, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
+    return Found(path, ap, epochs, outcome.p50_ms, outcome.whole_ms, outcome.winner, outcome.trials, results)
 
 
 def _tuned(
@@ -309,9 +312,10 @@ def _tuned(
     runtime = TorchRuntime(made.eval(), Card(card.classes, spec, {}, {}), request.threads)
     before = evaluate(runtime, dataset.splits["val"], card.classes)[0].ap
     say(f"fine-tuning the winner, {request.epochs} epochs")
-    after = tune(request, dataset, made, _tuning_folder(request, dataset, candidate))
+    tuned = tune(request, dataset, made, _tuning_folder(request, dataset, candidate))
+    after = tuned.ap_by_fall.get(spec.fall, tuned.best_ap)  # another fall may have been chosen, for fewer duplicates
     if after >= before:
-        return after, request.epochs
+        return tuned.best_ap, request.epochs
     say(f"it had an AP of {100 * before:.1f} % before and has {100 * after:.1f} % now: it stays as it was before")
     made.spec = spec
     made.load_state_dict(state)
@@ -323,23 +327,22 @@ def _tuning_folder(request: Request, dataset: Dataset, candidate: Candidate) -> 
     judge = [request.judge.value]
     if request.judge is JudgedBy.SUPERNET:
         judge.append(supernet_of(request, dataset).digest)
-    return request.out / f"{TUNING}-{_of(request, dataset, judge, candidate.key)}-{request.epochs}x{request.batch}"
+    return (
+        request.out
+        / f"{TUNING}-{_fingerprint(request, dataset, judge, candidate.key)}-{request.epochs}x{request.batch}"
+    )
 
 
-def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> float:
-    """Fine-tune a cut detector in place, taught by the uncut one; interrupted, it goes on from `folder`.
-
-    Returns:
-        AP on `val`.
-    """
+def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> Outcome:
+    """Fine-tune a cut detector in place, taught by the uncut one; interrupted, it goes on from `folder`."""
     recipe = Recipe.after_cut(request.epochs, request.batch, request.seed)
     training, validation = dataset.splits["train"], dataset.splits["val"]
     levels = detector.spec.levels
     guide = taught(request.model, None, 1.0, dataset.classes, levels)
-    return train(detector, training, validation, dataset.classes, recipe, folder, resume=True, guide=guide).best_ap
+    return train(detector, training, validation, dataset.classes, recipe, folder, resume=True, guide=guide)
 
 
-def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Outcome) -> dict[str, Any]:
+def _results(request: Request, space: Space, path: Path, ap: float, epochs: int, outcome: _Outcome) -> dict[str, Any]:
     chosen = outcome.winner.to_json(space)
     return {
         "budget_ms": request.budget.ms,
@@ -353,6 +356,7 @@ def _results(request: Request, space: Space, path: Path, ap: float, outcome: _Ou
             "path": str(path),
             "ap": ap,
             "searched_ap": outcome.winner.ap,
+            "epochs_tuned": epochs,
             "p50_ms": outcome.p50_ms,
             "bytes": path.stat().st_size,
         },
