@@ -4,7 +4,7 @@ Each is built by the command that users have; what this does afterwards is to me
 process of its own, and to write the table of docs/budget.md:
 
     leandet build DATA --budget 4ms --time 30m --threads 2 --weights FOLDER --out BUILD
-    leandet build DATA --backbone NAME --size SIDE --epochs N --threads 2 --weights FOLDER --out HAND   # [--width W]
+    leandet build DATA --backbone NAME --size SIDE --epochs N --threads 2 --weights FOLDER --out HAND
     python benchmarks/budget.py --name bccd --build BUILD --hand HAND --photographs DATA/test
     python benchmarks/budget.py                                          # the table alone
 
@@ -27,7 +27,6 @@ from record import DOCS, fill, load, save, table
 
 NAME = "budget"
 RESULTS = "results.json"
-USUAL = 96  # channels of neck and head
 SECONDS = 20.0  # of measurement for each file
 
 
@@ -80,7 +79,7 @@ def took(folder: Path, results: dict[str, Any]) -> float:
 
 
 def architecture(folder: Path) -> list[Any] | None:
-    """As scouts decided: backbone, side, whether for 8 bit, width, and epochs; None for a build without a budget."""
+    """Backbone, side and epochs as the scouts decided; None for a build without a budget."""
     path = folder / "stages" / "scout.json"
     if not path.is_file():
         return None
@@ -97,11 +96,10 @@ def page(results: dict[str, Any]) -> str:
         within = [hand for hand in hands if hand["p50_ms"] <= found["budget_ms"]]
         best = max(within or hands, key=lambda hand: hand["ap"], default=None)
         size = f"{found['size'][1]}x{found['size'][0]} px{', INT8' if found.get('precision') == 'int8' else ''}"
-        width = found["planned"][3] if len(found["planned"]) > 4 else USUAL  # rows from before a budget chose it
         lines.append(
             [
                 f"{row['data']}, {found['budget_ms']:g} ms{', --int8' if found['options']['int8'] else ''}",
-                f"{found['planned'][0]}, width {width}, {size}",
+                f"{found['planned'][0]}, {size}",
                 f"{found['p50_ms']:.2f}",
                 f"{sum(ms <= found['budget_ms'] for ms in found['measured_ms'])} of {len(found['measured_ms'])}",
                 f"{found['ap']:.3f}",
@@ -117,12 +115,7 @@ def page(results: dict[str, Any]) -> str:
 def by_hand(hand: dict[str, Any]) -> list[str]:
     """A picked detector's cells."""
     size, options = hand["size"], hand["options"]
-    width = options["width"] or USUAL
-    return [
-        f"{options['backbone']}, width {width}, {size[1]}x{size[0]} px",
-        f"{hand['p50_ms']:.2f}",
-        f"{hand['ap']:.3f}",
-    ]
+    return [f"{options['backbone']}, {size[1]}x{size[0]} px", f"{hand['p50_ms']:.2f}", f"{hand['ap']:.3f}"]
 
 
 def main() -> None:

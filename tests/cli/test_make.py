@@ -175,6 +175,14 @@ def test_a_size_that_is_no_multiple_of_32(leandet, shapes, tmp_path, verb):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["build", "train"])
+def test_a_width_of_nothing(leandet, shapes, tmp_path, verb):
+    refused(
+        leandet(verb, shapes, "--width", 0, "--out", tmp_path / "out"), "width must be from 8 to 4096 channels, not 0"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("budget", ["soon", "0ms", "-3ms", "8 minutes", "", "nan"])
 def test_a_budget_that_is_no_time(leandet, shapes, tmp_path, budget):
     refused(leandet("build", shapes, f"--budget={budget}", "--out", tmp_path / "out"), "--budget must be a time")

@@ -87,25 +87,6 @@ def test_a_backbone_goes_on_in_the_precision_that_suits_it(tmp_path):
     ]
 
 
-def test_a_narrower_neck_is_tried_where_the_neck_takes_much(tmp_path):
-    work = work_of(tmp_path)
-    assert survey._widths(work, "shufflenet_v2_x0_5") == [96, 48]  # half of the multiply-adds
-    assert survey._widths(work, "mobilenet_v2") == [96]  # five sixths
-    assert survey._widths(work_of(tmp_path, width=32), "shufflenet_v2_x0_5") == [32]
-
-
-def test_a_backbone_goes_on_with_the_neck_that_suits_it(tmp_path):
-    wide = surveyed("shufflenet_v2_x0_5", 11.0, top1=60.0)
-    narrow = dataclasses.replace(wide, ms_for_pixel=0.5 * wide.ms_for_pixel, width=48)
-    # 1 ms stays, three fifths of 10 and of 5 ms by area: 226 and 320 px
-    found = shortlisted(work_of(tmp_path), [wide, narrow])
-    assert found == [Architecture("shufflenet_v2_x0_5", 320, width=48)]
-    alike = dataclasses.replace(wide, width=48)  # no larger input, and a little less accurate
-    assert shortlisted(work_of(tmp_path), [alike, wide]) == [Architecture("shufflenet_v2_x0_5", 224)]
-    work = work_of(tmp_path)
-    assert [work.spec(one.at(96)).width for one in (wide, narrow)] == [96, 48]
-
-
 def test_what_a_photograph_takes_to_become_an_input_counts(tmp_path):
     """256 px would be within reach, but take a millisecond to prepare; 224 px take none."""
 
@@ -207,18 +188,6 @@ def test_what_there_is_no_time_to_train_and_cut_is_not_cut(tmp_path, monkeypatch
     again = dataclasses.replace(work, resume=True)
     monkeypatch.delattr(budget, "seconds_for_epoch")  # chosen once
     assert budget._pace(again, 100) == pace
-
-
-def test_what_older_builds_noted_has_the_width_that_was_asked_for(tmp_path):
-    noted = ["mobilenet_v2", 96, False]
-    assert work_of(tmp_path).noted(noted).width == 96
-    assert work_of(tmp_path, width=32).noted(noted) == Architecture("mobilenet_v2", 96, width=32)
-    assert work_of(tmp_path).noted([*noted, 48]).width == 48
-    work = work_of(tmp_path, width=32)
-    work.done["scout"] = {"architecture": noted}
-    assert work.spec(work.architecture).width == 32
-    assert Options(tmp_path, tmp_path).to_json()["width"] == 96  # as in an older build.json
-    assert Options(tmp_path, tmp_path, budget_ms=4.0).to_json()["width"] is None
 
 
 @pytest.mark.parametrize(

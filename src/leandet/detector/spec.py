@@ -93,8 +93,7 @@ class Spec:
         if self.classes < 1:
             raise UserError(f"classes must be at least 1, not {self.classes}.")
         check_size(self.size)
-        if not 8 <= self.width <= MOST_CHANNELS:
-            raise UserError(f"width must be from 8 to {MOST_CHANNELS} channels, not {self.width}.")
+        check_width(self.width)
         self.head.check_levels(self.levels)
         if not 1 <= self.detections <= MOST_DETECTIONS:
             raise UserError(f"detections must be from 1 to {MOST_DETECTIONS}, not {self.detections}.")
@@ -152,6 +151,16 @@ class Spec:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the card's spec is damaged ({error!r}): export the model again.") from error
+
+
+def check_width(width: int) -> None:
+    """Refuse channels of neck and head that no detector may have.
+
+    Raises:
+        UserError: if they are out of range.
+    """
+    if not 8 <= width <= MOST_CHANNELS:
+        raise UserError(f"width must be from 8 to {MOST_CHANNELS} channels, not {width}.")
 
 
 def check_size(size: Size) -> None:

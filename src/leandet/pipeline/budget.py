@@ -86,11 +86,11 @@ def _pace(work: Work, whole: int) -> Pace:
     if work.resume and note.is_file():
         try:
             known = json.loads(note.read_text(encoding="utf-8"))
-            return Pace([work.noted(one) for one in known["scouts"]], int(known["epochs"]), bool(known["uncut"]))
+            return Pace([Architecture(*one) for one in known["scouts"]], int(known["epochs"]), bool(known["uncut"]))
         except (ValueError, TypeError, KeyError):
             pass  # not whole: measured again
     scouting, survey = SCOUTING * (work.options.seconds or float("inf")), work.done["survey"]
-    shortlist, others = ([work.noted(one) for one in survey.get(name, [])] for name in ("shortlist", "uncut"))
+    shortlist, others = ([Architecture(*one) for one in survey.get(name, [])] for name in ("shortlist", "uncut"))
     seconds, uncut = _seconds(work, shortlist), False
     if work.options.seconds is not None:
         left = remaining_seconds(work) - scouting - _measuring_later(work)
@@ -205,10 +205,8 @@ def seconds_for_epoch(work: Work, architecture: Architecture) -> float:
 
 def _scouted(work: Work, architecture: Architecture, epochs: int) -> dict[str, Any]:
     """Train a scout, or read what it reached before the build was interrupted."""
-    parts = [file_name(architecture.backbone), str(architecture.side)]
-    if architecture.width != work.options.architecture.width:
-        parts.append(f"w{architecture.width}")
-    folder = work.path(SCOUTS) / "-".join([*parts, *(["int8"] if architecture.int8 else [])])
+    precision = "-int8" if architecture.int8 else ""
+    folder = work.path(SCOUTS) / f"{file_name(architecture.backbone)}-{architecture.side}{precision}"
     note = folder / "scout.json"
     if work.resume and note.is_file():
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from leandet.data.sample import Sample
-from leandet.detector.spec import MOST_DETECTIONS, STRIDE, TOP_K, check_size
+from leandet.detector.spec import MOST_DETECTIONS, STRIDE, TOP_K, check_size, check_width
 from leandet.errors import UserError
 from leandet.export import SUFFIXES
 from leandet.preprocess import Size
 from leandet.search.latency import Budget
 
-BACKBONE, SIDE, WIDTH = "mobilenet_v2", 320, 96  # where nothing else chooses
+BACKBONE, SIDE = "mobilenet_v2", 320  # where nothing else chooses
 VIEWS = 22_000  # training pictures shown in all when the number of epochs is not given
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 120
 ALIKE = 0.95  # share of the images that must have one shape before the input takes it
@@ -24,22 +24,14 @@ SHAPE_TOLERANCE = 1.1  # ratio of two aspect ratios that count as one shape
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is trained.
-
-    Attributes:
-        backbone: a name of `leandet.nets`.
-        side: the longest of its input, in pixels.
-        int8: whether it is for use in 8 bit.
-        width: channels of neck and head.
-    """
+    """What is trained: a backbone, and the longest side of its input in pixels; and whether for use in 8 bit."""
 
     backbone: str
     side: int
     int8: bool = False
-    width: int = WIDTH
 
     def __str__(self) -> str:
-        return f"{self.backbone} at {self.side} px, width {self.width}{', INT8' if self.int8 else ''}"
+        return f"{self.backbone} at {self.side} px{', INT8' if self.int8 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,7 @@ class Options:
         backbone: a name of `leandet.nets`; None chooses by the budget, or takes MobileNetV2 without one.
         weights: `imagenet`, `none`, the path of the backbone's safetensors file, or of a folder with one for each.
         size: longest side of the network's input in pixels, a multiple of 32; None chooses by the budget, or takes 320.
-        width: channels of neck and head; None chooses by the budget, or takes 96.
+        width: channels of neck and head.
         epochs: passes over the training split; None chooses by the number of images.
         batch: images a training step.
         seed: of everything random.
@@ -73,7 +65,7 @@ class Options:
     backbone: str | None = None
     weights: str = "imagenet"
     size: int | None = None
-    width: int | None = None
+    width: int = 96
     epochs: int | None = None
     batch: int = 16
     seed: int = 0
@@ -90,6 +82,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.size is not None:
             check_size(Size(self.size, self.size))
+        check_width(self.width)
         if self.budget_ms is not None:
             Budget(self.budget_ms, self.max_bytes)  # refuses what is none
             if self.prune is not None:
@@ -118,16 +111,13 @@ class Options:
     @property
     def architecture(self) -> Architecture:
         """What is trained where no budget chooses."""
-        width = WIDTH if self.width is None else self.width
-        return Architecture(self.backbone or BACKBONE, self.size or SIDE, width=width)
+        return Architecture(self.backbone or BACKBONE, self.size or SIDE)
 
     def to_json(self) -> dict[str, Any]:
         """A plain object; `out` is left out, so that a finished folder may be moved."""
         value = asdict(self)
         del value["out"]
         value["data"] = str(self.data)
-        if self.budget_ms is None:
-            value["width"] = self.architecture.width  # as it was written before a budget could choose it
         value["teacher"] = None if self.teacher is None else str(self.teacher)
         return value
 

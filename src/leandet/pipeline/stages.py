@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,18 +72,13 @@ class Work:
     def architecture(self) -> Architecture:
         """What is trained: as a stage before chose it, or as the options say."""
         chosen = next((row["architecture"] for row in self.done.values() if "architecture" in row), None)
-        return self.options.architecture if chosen is None else self.noted(chosen)
-
-    def noted(self, architecture: Sequence[Any]) -> Architecture:
-        """As a stage wrote it down, with the width that was asked for: notes of older builds hold none."""
-        one = Architecture(*architecture)
-        return one if self.options.width is None else replace(one, width=self.options.width)
+        return self.options.architecture if chosen is None else Architecture(*chosen)
 
     def spec(self, architecture: Architecture) -> Spec:
         """Of a detector for the data's classes, whose input and number of answers suit the training pictures."""
         training, classes = self.dataset.splits["train"], len(self.dataset.classes)
         size, most = input_size(training, architecture.side), detections(training)
-        return Spec(architecture.backbone, classes, size, architecture.width, detections=most)
+        return Spec(architecture.backbone, classes, size, self.options.width, detections=most)
 
     @property
     def epochs(self) -> int:

@@ -21,14 +21,13 @@ import torch
 from leandet import nets
 from leandet.atomic import write_json
 from leandet.card import Card
-from leandet.cost.count import count
 from leandet.data.sample import evenly
 from leandet.detector.detector import Detector
 from leandet.detector.spec import STRIDE, Spec
 from leandet.errors import UserError
 from leandet.export.stopwatch import Stopwatch
 from leandet.nets.weights import TorchvisionWeights
-from leandet.pipeline.options import WIDTH, Architecture, input_size
+from leandet.pipeline.options import Architecture, input_size
 from leandet.pipeline.stages import Work, begin, weights_file
 from leandet.preprocess import Size
 from leandet.quantize.rounded import rounded
@@ -54,9 +53,6 @@ UNKNOWN_TOP1 = 60.0  # per cent, of a backbone without published weights
 # MobileNetV1 at 224 px, per cent, as its authors state in tensorflow/models.
 PUBLISHED_TOP1 = {"mobilenet_v1": 70.9, "mobilenet_v1_075": 68.4, "mobilenet_v1_050": 63.3, "mobilenet_v1_025": 49.8}
 ROUNDED = 0.99  # of its accuracy that a detector has in 8 bit, by experience
-NARROW = 48  # channels of neck and head, where those of the usual width take much of a small detector's time
-NARROWED = 0.93  # of its accuracy that a detector has with so many, by experience
-RELIEF = 0.2  # of the multiply-adds that narrowing has to save, for it to be tried
 SURVEY_SECONDS, PHOTOGRAPHS = 2.0, 32
 SURVEY = "survey.json"
 
@@ -78,7 +74,6 @@ class Surveyed:
         bytes: of the file, whatever the input.
         top1: of the backbone's weights on ImageNet, per cent.
         int8: whether it was measured in 8 bit.
-        width: channels of neck and head.
     """
 
     backbone: str
@@ -87,7 +82,6 @@ class Surveyed:
     bytes: int
     top1: float
     int8: bool = False
-    width: int = WIDTH
 
     def ms(self, pixels: int) -> float:
         """Of an input of so many pixels."""
@@ -99,11 +93,7 @@ class Surveyed:
 
     def worth(self, side: int) -> float:
         """As `worth`, at an input of so many pixels on its longer side."""
-        return _worth(self.top1, self.at(side))
-
-    def at(self, side: int) -> Architecture:
-        """It, at an input of so many pixels on its longer side."""
-        return Architecture(self.backbone, side, self.int8, self.width)
+        return _worth(self.top1, side, self.int8)
 
 
 class Survey:
@@ -111,8 +101,8 @@ class Survey:
 
     Of each backbone the largest input at which three fifths of the multiply-adds would meet the budget; of these the
     three that rank best by ImageNet top-1 accuracy times the square root of the input's longer side. And the same for
-    detectors that meet it whole, should there be no time to cut one. Small backbones are measured with a narrower neck
-    and head too, and where the build quantises each is measured in 8 bit; each goes on as what ranks best of it.
+    detectors that meet it whole, should there be no time to cut one. Where the build quantises, each backbone is
+    measured in 8 bit too and goes on in the better precision.
     """
 
     name = "survey"
@@ -172,14 +162,13 @@ def _measure(
     """Every backbone at two inputs in every precision, in turns; and what was measured, as candidates."""
     sides = _sides(work.options.size)
     torch.manual_seed(work.options.seed)
-    networks = [(name, width) for name in names for width in _widths(work, name)]
-    places = [Architecture(name, side, int8, width) for int8 in watches for name, width in networks for side in sides]
+    places = [Architecture(name, side, int8) for int8 in watches for name in names for side in sides]
     detectors = [Detector(work.spec(place)).eval() for place in places]
     files = [watches[place.int8].file(detector) for place, detector in zip(places, detectors, strict=True)]
     rows = bench(files, work.options.threads, watches[False].images, seconds=SURVEY_SECONDS).rows
     measured = [
         {
-            "name": f"{place}, untrained",
+            "name": f"{place.backbone} at {row.size[1]}x{row.size[0]} px{', INT8' if place.int8 else ''}, untrained",
             "stage": "survey",
             "ap": None,
             "p50_ms": row.p50_ms,
@@ -189,24 +178,10 @@ def _measure(
         }
         for place, row, detector in zip(places, rows, detectors, strict=True)
     ]
-    lines: dict[Architecture, list[BenchRow]] = defaultdict(list)
+    lines: dict[tuple[str, bool], list[BenchRow]] = defaultdict(list)
     for place, row in zip(places, rows, strict=True):
-        lines[replace(place, side=max(sides))].append(row)
-    return [_line(place, own) for place, own in lines.items()], measured
-
-
-def _widths(work: Work, name: str) -> list[int]:
-    """The channels of neck and head that are worth measuring with a backbone."""
-    if work.options.width is not None:
-        return [work.options.width]
-    costs = []
-    for width in (WIDTH, NARROW):
-        spec = work.spec(Architecture(name, max(_sides(work.options.size)), width=width))
-        with torch.device("meta"):
-            detector = Detector(spec)
-        costs.append(count(detector, torch.zeros(1, 3, spec.size.height, spec.size.width, device="meta")))
-    usual, narrow = (cost.multiply_adds for cost in costs)
-    return [WIDTH, NARROW] if narrow <= (1 - RELIEF) * usual else [WIDTH]
+        lines[place.backbone, place.int8].append(row)
+    return [_line(name, int8, own) for (name, int8), own in lines.items()], measured
 
 
 def _sides(asked: int | None) -> tuple[int, int]:
@@ -216,13 +191,12 @@ def _sides(asked: int | None) -> tuple[int, int]:
     return asked // 2 // STRIDE * STRIDE or 2 * asked, asked
 
 
-def _line(place: Architecture, rows: list[BenchRow]) -> Surveyed:
+def _line(name: str, int8: bool, rows: list[BenchRow]) -> Surveyed:
     """A network's latency as a line through what was measured of it."""
     pixels = [float(row.size[0] * row.size[1]) for row in rows]
     taken = [row.p50_ms - row.preprocess_p50_ms for row in rows]
     slope, base = np.polyfit(pixels, taken, 1)
-    top1 = _top1(place.backbone)
-    return Surveyed(place.backbone, float(base), float(slope), rows[0].bytes, top1, place.int8, place.width)
+    return Surveyed(name, float(base), float(slope), rows[0].bytes, _top1(name), int8)
 
 
 def stopwatch(work: Work, spec: Spec, seconds: float, int8: bool = False) -> Stopwatch:
@@ -235,12 +209,11 @@ def stopwatch(work: Work, spec: Spec, seconds: float, int8: bool = False) -> Sto
 
 def worth(architecture: Architecture) -> float:
     """What the most accurate has most of, by experience: ImageNet top-1 times the root of the input's longer side."""
-    return _worth(_top1(architecture.backbone), architecture)
+    return _worth(_top1(architecture.backbone), architecture.side, architecture.int8)
 
 
-def _worth(top1: float, one: Architecture) -> float:
-    narrowed = NARROWED if one.width == NARROW else 1.0
-    return top1 * math.sqrt(one.side) * (ROUNDED if one.int8 else 1.0) * narrowed
+def _worth(top1: float, side: int, int8: bool) -> float:
+    return top1 * math.sqrt(side) * (ROUNDED if int8 else 1.0)
 
 
 def _top1(name: str) -> float:
@@ -295,7 +268,7 @@ def fitting(places: Places, found: list[Surveyed], *, uncut: bool = False) -> li
         side, room = places.largest(one, uncut=uncut), 1.0 if uncut else KEPT**2  # parameters: widths squared
         small = places.budget.bytes is None or room * one.bytes <= places.budget.bytes
         if side is not None and small:
-            able.append((one.worth(side), one.at(side)))
+            able.append((one.worth(side), Architecture(one.backbone, side, one.int8)))
     ranked = [architecture for _, architecture in sorted(able, key=lambda pair: -pair[0])]
     firsts = [one for i, one in enumerate(ranked) if one.backbone not in {other.backbone for other in ranked[:i]}]
     return firsts[:SHORTLIST]
@@ -313,7 +286,7 @@ def shortlisted(places: Places, found: list[Surveyed]) -> list[Architecture]:
     in_time = [(one.bytes, one, side) for one in found if (side := places.largest(one, uncut=False)) is not None]
     if in_time:
         _, one, side = min(in_time, key=lambda each: each[0])
-        return [one.at(side)]
+        return [Architecture(one.backbone, side, one.int8)]
     least = min(places.inputs)
     fastest = min(found, key=lambda one: one.ms(places.pixels(least)))
     size, ms = places.inputs[least], fastest.ms(places.pixels(least)) + places.budget.ms - places.left_ms[least]
@@ -322,4 +295,4 @@ def shortlisted(places: Places, found: list[Surveyed]) -> list[Architecture]:
             f"the budget of {places.budget.ms:g} ms cannot be met: the fastest found, {fastest.backbone} at "
             f"{size.width}x{size.height} px, takes {ms:.2f} ms before pruning."
         )
-    return [fastest.at(least)]
+    return [Architecture(fastest.backbone, least, fastest.int8)]
