@@ -1,7 +1,6 @@
 import http.server
 import json
 import threading
-from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -147,16 +146,35 @@ def test_recordings_at_once_have_names_of_their_own(tmp_path):
         with _place("1", out) as second:
             assert (first, second) == (out / "camera", out / "camera_2")
             (out / "camera_2.jsonl").write_text("{}\n")
-            with pytest.raises(UserError, match=r"camera\.mp4 would be overwritten"), _place(str(film), out):
-                pass
+            with _place(str(film), out) as third:  # a film's name that a recording might have
+                assert third == out / "camera_3"
         (out / "camera.jsonl").write_text("{}\n")
     (out / "camera_3.mp4").touch()
-    with suppress(UserError), _place("0", out) as fourth:
-        assert fourth == out / "camera_4"
-        raise UserError("no frame")
+    with pytest.raises(UserError, match="no frame"), _place("0", out) as fourth:
+        raise UserError(f"no frame, {fourth}")
+    assert fourth == out / "camera_4"
     assert sorted(p.name for p in out.iterdir()) == ["camera.jsonl", "camera_2.jsonl", "camera_3.mp4"]
     with pytest.raises(UserError, match="cannot be made"), _place("0", out / "camera.jsonl"):
         pass
+
+
+def test_a_second_recording_is_numbered(make_onnx, film, tmp_path):
+    pytest.importorskip("supervision")
+    from leandet.runtime.video import detect_video
+
+    out, runtime = tmp_path / "out", open_runtime(make_onnx(), 1)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(film.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            source = f"http://127.0.0.1:{server.server_port}/{film.name}"
+            found = [detect_video(runtime, runtime.card.classes, source, out, 0.5, most=2) for _ in range(2)]
+        finally:
+            server.shutdown()
+    assert [(one.video, one.results) for one in found] == [
+        (str(out / f"{name}.mp4"), str(out / f"{name}.jsonl")) for name in ("stream", "stream_2")
+    ]
+    assert all(len((out / f"{name}.jsonl").read_text().splitlines()) == 2 for name in ("stream", "stream_2"))
+    assert all(one.seconds > 0 for one in found)
 
 
 def test_a_live_film_keeps_its_pace_and_every_size(picture, tmp_path):

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 
 from leandet.card import Card
 from leandet.compress.criteria import l1
@@ -158,9 +159,18 @@ def test_no_fine_tuning_goes_on_from_another_searchs(model, dataset, tmp_path):
     assert run._tuning_folder(request, dataset, whole) in folders
 
 
+def test_a_storage_that_fails_beside_the_trials_is_one_sentence(model, dataset, tmp_path, quick):
+    def fails(worker):
+        raise OperationalError("SELECT", {}, RuntimeError("database or disk is full"))
+
+    request = Request(model, tmp_path, Budget(1e4), trials=2, threads=1, epochs=0)
+    with pytest.raises(UserError, match=r"storage failed \(.*disk is full.*run the search again"):
+        search(request, dataset, run=fails)
+
+
 @pytest.mark.parametrize(
     ("after", "at_equal_fall", "lost"),
-    [(-1.0, None, True), (2.0, None, False), (-1.0, 2.0, False)],  # the last chose another fall, which took some AP
+    [(-1.0, None, True), (2.0, None, False), (-1.0, 2.0, False), (2.0, -1.0, True)],
 )
 def test_fine_tuning_that_loses_is_taken_back(model, dataset, tmp_path, monkeypatch, after, at_equal_fall, lost):
     detector, card = load_detector(model)
@@ -173,11 +183,11 @@ def test_fine_tuning_that_loses_is_taken_back(model, dataset, tmp_path, monkeypa
                 parameter.add_(1)
         falls = {} if at_equal_fall is None else {made.spec.fall: at_equal_fall}
         made.spec = dataclasses.replace(made.spec, fall=made.spec.fall - 1)
-        return Outcome(after, 3, 0.0, 0.0, [], falls)
+        return Outcome(after, 2, 0.0, 0.0, [], falls)
 
     monkeypatch.setattr(run, "tune", tune)
     ap, epochs = run._tuned(request, dataset, card, detector, space.whole, lambda line: None)
-    assert epochs == (0 if lost else 3)
+    assert epochs == (0 if lost else 2)  # it stopped early
     assert (detector.spec == card.spec) is lost
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items()) is lost
     scores, _ = evaluate(open_runtime(model, 1), dataset.splits["val"], dataset.classes)

@@ -90,8 +90,9 @@ def build_command(
 
     if demo:
         backbone, weights = backbone or DEMO_BACKBONE, weights or "none"
-        size, epochs = size or DEMO_SIZE, epochs or DEMO_EPOCHS
+        size = DEMO_SIZE if size is None else size
         width = DEMO_WIDTH if width is None else width
+        epochs = epochs or DEMO_EPOCHS
     options = Options(
         data or out / "data",
         out,

@@ -72,7 +72,7 @@ def detect_video(
     """Detect in each frame of a video.
 
     NAME is a file's own, and an earlier drawing of that name is replaced. A camera's or stream's recording cannot be
-    made again: it is kept, and the next one numbered.
+    made again: it is kept, and the next one numbered, as are files of such names (`camera.mov`, `stream_2.mp4`).
 
     `NAME.jsonl` has a line for each frame, `{frame, seconds, detections: [{box, score, label, name, track}]}`, boxes in
     pixels of the frame; `track` is there only when tracking, null until an
@@ -91,8 +91,12 @@ def detect_video(
         UserError: if the source cannot be opened or gives no frame, or `out` cannot be written or holds a film of
             that name that is no drawing of a film.
     """
+    start = time.perf_counter()
+    tracker = _Tracker(threshold) if track else None  # what it imports takes a second, in which a camera would run on
     with Frames(source) as frames, _place(source, out) as place:
-        return _detected(model, classes, frames, source, place, threshold, track, most)
+        summary = _detected(model, classes, frames, source, place, threshold, tracker, most)
+    summary.seconds = round(time.perf_counter() - start, 3)
+    return summary
 
 
 def _detected(
@@ -102,14 +106,12 @@ def _detected(
     source: str,
     place: Path,
     threshold: float,
-    track: bool,
+    tracker: _Tracker | None,
     most: int | None,
 ) -> VideoSummary:
-    """As `detect_video`, into the two files of a place."""
+    """As `detect_video`, into the two files of a place; the time is not measured."""
     video, results = _files(place)
     summary = VideoSummary(source, str(video), str(results), threshold)
-    start = time.perf_counter()
-    tracker = _Tracker(threshold) if track else None
     interrupted = False
     with staged(video) as video_draft, staged(results) as results_draft:
         with results_draft.open("w", encoding="utf-8") as lines, _Film(video_draft, frames, classes) as film:
@@ -128,7 +130,6 @@ def _detected(
         if not summary.frames:
             raise UserError(f"{source}: no frame could be read from it: check that it plays.")
     summary.tracks = None if tracker is None else len(tracker.seen)
-    summary.seconds = round(time.perf_counter() - start, 3)
     if interrupted and not frames.live:
         raise KeyboardInterrupt
     return summary
@@ -146,12 +147,15 @@ def _place(source: str, out: Path) -> Iterator[Path]:
     Raises:
         UserError: see `detect_video`.
     """
+    name = CAMERA if source.isdigit() else STREAM
     if Path(source).is_file():
         place = out / Path(source).stem
-        _keep_others(Path(source), place)
-        yield place
-        return
-    place = _reserved(out, CAMERA if source.isdigit() else STREAM)
+        if (like := RECORDING.fullmatch(place.name)) is None:
+            _keep_others(Path(source), place)
+            yield place
+            return
+        name = like[1]
+    place = _reserved(out, name)
     _, results = _files(place)
     try:
         yield place
@@ -161,15 +165,13 @@ def _place(source: str, out: Path) -> Iterator[Path]:
 
 
 def _keep_others(film: Path, place: Path) -> None:
-    """Refuse to draw a film over itself, another one, or a camera's or stream's recording, which cannot be made again.
+    """Refuse to draw a film over itself or another one that is no drawing.
 
     Raises:
         UserError: where it would be.
     """
     video, results = _files(place)
-    drawn = results.exists() and results.stat().st_size > 0  # an earlier drawing of the film
-    recorded = RECORDING.fullmatch(place.name) is not None and (video.exists() or results.exists())
-    if recorded or (video.exists() and (video.samefile(film) or not drawn)):
+    if video.exists() and (video.samefile(film) or not results.exists()):
         raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
 
 

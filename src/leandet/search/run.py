@@ -313,9 +313,11 @@ def _tuned(
     before = evaluate(runtime, dataset.splits["val"], card.classes)[0].ap
     say(f"fine-tuning the winner, {request.epochs} epochs")
     tuned = tune(request, dataset, made, _tuning_folder(request, dataset, candidate))
-    after = tuned.ap_by_fall.get(spec.fall, tuned.best_ap)  # another fall may have been chosen, for fewer duplicates
+    after = tuned.best_ap
+    if made.spec.fall != spec.fall:  # chosen for fewer duplicates, at some AP
+        after = tuned.ap_by_fall.get(spec.fall, after)
     if after >= before:
-        return tuned.best_ap, request.epochs
+        return tuned.best_ap, tuned.epochs
     say(f"it had an AP of {100 * before:.1f} % before and has {100 * after:.1f} % now: it stays as it was before")
     made.spec = spec
     made.load_state_dict(state)
