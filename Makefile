@@ -27,6 +27,7 @@ $(ENGINES): $(STAMP)
 	$(INSTALL) --group engines
 	touch $@
 
+# A worker that crashes is not replaced: its test fails and is named, where the run would otherwise wait for ever.
 test: $(ENGINES)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0
 

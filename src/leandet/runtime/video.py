@@ -151,7 +151,7 @@ def _place(source: str, out: Path) -> Iterator[Path]:
     if Path(source).is_file():
         place = out / Path(source).stem
         if (like := RECORDING.fullmatch(place.name)) is None:
-            _keep_others(Path(source), place)
+            _refuse_overwriting(Path(source), place)
             yield place
             return
         name = like[1]
@@ -164,7 +164,7 @@ def _place(source: str, out: Path) -> Iterator[Path]:
             results.unlink()
 
 
-def _keep_others(film: Path, place: Path) -> None:
+def _refuse_overwriting(film: Path, place: Path) -> None:
     """Refuse to draw a film over itself or another one that is no drawing.
 
     Raises:

@@ -329,10 +329,8 @@ def _tuning_folder(request: Request, dataset: Dataset, candidate: Candidate) -> 
     judge = [request.judge.value]
     if request.judge is JudgedBy.SUPERNET:
         judge.append(supernet_of(request, dataset).digest)
-    return (
-        request.out
-        / f"{TUNING}-{_fingerprint(request, dataset, judge, candidate.key)}-{request.epochs}x{request.batch}"
-    )
+    name = _fingerprint(request, dataset, judge, candidate.key)
+    return request.out / f"{TUNING}-{name}-{request.epochs}x{request.batch}"
 
 
 def tune(request: Request, dataset: Dataset, detector: Detector, folder: Path) -> Outcome:
