@@ -136,28 +136,6 @@ def test_a_drawn_video_and_a_line_for_each_frame(make_onnx, film, tmp_path, trac
         detect_video(runtime, runtime.card.classes, str(film), out, 0.5)
 
 
-def test_recordings_at_once_have_names_of_their_own(tmp_path):
-    pytest.importorskip("supervision")
-    from leandet.runtime.video import _place
-
-    out, film = tmp_path / "out", tmp_path / "camera.mov"
-    film.touch()
-    with _place("0", out) as first:
-        with _place("1", out) as second:
-            assert (first, second) == (out / "camera", out / "camera_2")
-            (out / "camera_2.jsonl").write_text("{}\n")
-            with _place(str(film), out) as third:  # a film's name that a recording might have
-                assert third == out / "camera_3"
-        (out / "camera.jsonl").write_text("{}\n")
-    (out / "camera_3.mp4").touch()
-    with pytest.raises(UserError, match="no frame"), _place("0", out) as fourth:
-        raise UserError(f"no frame, {fourth}")
-    assert fourth == out / "camera_4"
-    assert sorted(p.name for p in out.iterdir()) == ["camera.jsonl", "camera_2.jsonl", "camera_3.mp4"]
-    with pytest.raises(UserError, match="cannot be made"), _place("0", out / "camera.jsonl"):
-        pass
-
-
 def test_a_second_recording_is_numbered(make_onnx, film, tmp_path):
     pytest.importorskip("supervision")
     from leandet.runtime.video import detect_video

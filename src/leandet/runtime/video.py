@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +20,8 @@ from leandet.detections import Detections
 from leandet.errors import UserError
 from leandet.preprocess import Image
 from leandet.runtime.frames import Frame, Frames
+from leandet.runtime.results_place import files, reserved
 
-CAMERA, STREAM = "camera", "stream"  # names of recordings
-RECORDING = re.compile(rf"({CAMERA}|{STREAM})(_\d+)?")
 FAINT = 0.1  # ByteTrack follows objects through scores this low (arXiv 2110.06864, section 3)
 
 
@@ -93,7 +89,7 @@ def detect_video(
     """
     start = time.perf_counter()
     tracker = _Tracker(threshold) if track else None  # what it imports takes a second, in which a camera would run on
-    with Frames(source) as frames, _place(source, out) as place:
+    with Frames(source) as frames, reserved(source, out) as place:
         summary = _detected(model, classes, frames, source, place, threshold, tracker, most)
     summary.seconds = round(time.perf_counter() - start, 3)
     return summary
@@ -110,7 +106,7 @@ def _detected(
     most: int | None,
 ) -> VideoSummary:
     """As `detect_video`, into the two files of a place; the time is not measured."""
-    video, results = _files(place)
+    video, results = files(place)
     summary = VideoSummary(source, str(video), str(results), threshold)
     interrupted = False
     with staged(video) as video_draft, staged(results) as results_draft:
@@ -133,73 +129,6 @@ def _detected(
     if interrupted and not frames.live:
         raise KeyboardInterrupt
     return summary
-
-
-def _files(place: Path) -> tuple[Path, Path]:
-    """The film and the lines."""
-    return place.with_name(f"{place.name}.mp4"), place.with_name(f"{place.name}.jsonl")
-
-
-@contextmanager
-def _place(source: str, out: Path) -> Iterator[Path]:
-    """Where the results go, but for their suffixes.
-
-    Raises:
-        UserError: see `detect_video`.
-    """
-    name = CAMERA if source.isdigit() else STREAM
-    if Path(source).is_file():
-        place = out / Path(source).stem
-        if (like := RECORDING.fullmatch(place.name)) is None:
-            _refuse_overwriting(Path(source), place)
-            yield place
-            return
-        name = like[1]
-    place = _reserved(out, name)
-    _, results = _files(place)
-    try:
-        yield place
-    finally:
-        if results.exists() and not results.stat().st_size:
-            results.unlink()
-
-
-def _refuse_overwriting(film: Path, place: Path) -> None:
-    """Refuse to draw a film over itself or another one that is no drawing.
-
-    Raises:
-        UserError: where it would be.
-    """
-    video, results = _files(place)
-    if video.exists() and (video.samefile(film) or not results.exists()):
-        raise UserError(f"{video} would be overwritten by the drawing: save in another folder.")
-
-
-def _reserved(out: Path, name: str) -> Path:
-    """The name, numbered from 2 on where there is a recording of it or one is being made.
-
-    An empty `NAME.jsonl` keeps others away, for a recording takes its name when it ends, hours later perhaps. `_place`
-    removes it where nothing was recorded; a process that is killed leaves it.
-
-    Raises:
-        UserError: if the folder cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out} cannot be made ({error.strerror}): save in another one.") from error
-    for one in itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2))):
-        video, results = _files(out / one)
-        if video.exists():
-            continue
-        try:
-            results.open("x", encoding="utf-8").close()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"{results} cannot be written: {error.strerror or error}.") from error
-        break
-    return out / one
 
 
 def to_supervision(found: Detections) -> supervision.Detections:
